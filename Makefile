@@ -1,0 +1,77 @@
+# The targets of a PGXS extension, built by cargo pgrx. PG_CONFIG chooses the server.
+#
+#   make               build (into build/pgNN)             make demo      see it work
+#   make install       copy it into the server             make psql      try it on a private cluster
+#   make installcheck  test the running server             make test      run every test (T=name: only that one)
+#   make package       pack build/*.tar.gz                 make deps      install what is missing
+
+EXTENSION := $(basename $(wildcard *.control))
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+SOURCES := $(wildcard *.control Cargo.* build.rs .cargo/*) $(shell find src sql -type f)
+
+override PG_CONFIG := $(shell PG_CONFIG='$(PG_CONFIG)' pg_test/which-server)
+PGVER := pg$(shell $(or $(PG_CONFIG),:) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+STAGE := build/$(PGVER)
+
+# pgrx looks up the server in its home: one of our own needs no `cargo pgrx init` and leaves the user's alone.
+export PGRX_HOME := $(abspath $(or $(CARGO_TARGET_DIR),target)/pgrx-$(PGVER))
+unexport PGRX_PG_CONFIG_PATH
+export PG_CONFIG T STAGES
+
+AS_ROOT = $(if $(DESTDIR),,$(shell test -w "`$(PG_CONFIG) --pkglibdir`" || echo sudo))
+
+all: $(STAGE).built
+
+$(STAGE).built: $(SOURCES) $(PGRX_HOME)/config.toml
+	@rm -rf $(STAGE)
+	cargo pgrx package --no-default-features --features $(PGVER) --pg-config $(PG_CONFIG) --out-dir $(STAGE)
+	@touch $@
+
+# Rewritten when the server's minor version changes: bindings must match its headers, and pgrx watches only this file.
+$(PGRX_HOME)/config.toml: FORCE
+	@test -n "$(PG_CONFIG)" || { echo "no PostgreSQL server with headers found: run 'make deps' or set PG_CONFIG"; exit 1; }
+	@mkdir -p $(@D)
+	@printf '# %s\n[configs]\n%s = "%s"\n' "`$(PG_CONFIG) --version`" $(PGVER) $(PG_CONFIG) >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+# Only what differs, so that a second install costs nothing.
+install: all
+	@cd $(STAGE) && find . -type f | while read -r file; do \
+	  cmp -s "$$file" "$(DESTDIR)/$$file" && continue; \
+	  $(AS_ROOT) install -D -m 644 "$$file" "$(DESTDIR)/$$file" </dev/null || exit 1; \
+	  echo "installed $(DESTDIR)$${file#.}"; \
+	done
+
+uninstall: all
+	@cd $(STAGE) && find . -type f | while read -r file; do $(AS_ROOT) rm -f "$(DESTDIR)/$$file" </dev/null; done
+
+installcheck:
+	@pg_test/run --installcheck
+
+package: all
+	tar -C $(STAGE) --owner=0 --group=0 -czf build/$(EXTENSION)-$(VERSION)-$(PGVER)-$(shell uname -m).tar.gz .
+
+# In a second make, which sees the server that deps may have installed.
+test demo psql: deps
+	@$(MAKE) --no-print-directory do-$@
+
+do-test: $(PGRX_HOME)/config.toml
+	+@pg_test/run
+
+do-demo: install
+	@pg_test/demo
+
+do-psql: install
+	@pg_test/cluster psql
+
+deps:
+	@pg_test/deps
+
+clean:
+	rm -rf build
+
+distclean: clean
+	cargo clean
+
+FORCE:
+.PHONY: all install uninstall installcheck package test demo psql do-test do-demo do-psql deps clean distclean FORCE

@@ -1,0 +1,51 @@
+//! Who is acting: the login role, or the user named by `rowclaim.actor`.
+
+use crate::settings;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::ffi::CStr;
+use std::rc::Rc;
+
+struct Known {
+    session_user: pg_sys::Oid,
+    setting: Option<String>,
+    name: Rc<str>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+}
+
+/// The actor of this moment. Only roles that may SET `rowclaim.actor` can make it differ from
+/// `session_user`; SET ROLE and SECURITY DEFINER do not change it.
+pub fn current() -> Rc<str> {
+    // SAFETY: a plain read of session state.
+    let session_user = unsafe { pg_sys::GetSessionUserId() };
+    let setting = settings::actor();
+    let known = KNOWN.with(|known| {
+        known
+            .borrow()
+            .as_ref()
+            .filter(|k| k.session_user == session_user && k.setting == setting)
+            .map(|k| k.name.clone())
+    });
+    known.unwrap_or_else(|| {
+        let name: Rc<str> = match &setting {
+            Some(name) => name.as_str().into(),
+            None => role_name(session_user).into(),
+        };
+        let fresh = Known { session_user, setting, name: name.clone() };
+        KNOWN.with(|known| *known.borrow_mut() = Some(fresh));
+        name
+    })
+}
+
+/// Role names may change between transactions.
+pub fn forget() {
+    KNOWN.with(|known| *known.borrow_mut() = None);
+}
+
+pub fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up; the result is a palloc'd copy.
+    unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)).to_string_lossy().into_owned() }
+}

@@ -1,0 +1,401 @@
+//! The AFTER triggers of every enabled table: they save the base image of a row at its first touch
+//! and refuse what slipped past the guard (forged ownership columns, triggers that fire after it).
+
+use crate::actor;
+use crate::claim;
+use crate::codec;
+use crate::draft::{self, Event as Fact, Stamp, Touch};
+use crate::error::{check, Error, Result};
+use crate::guard::{attribute_name, changes, held_by, version_of, Ownership};
+use crate::pg::owner;
+use crate::pg::row::{Look, Rows};
+use crate::pg::store::{text_datum, Found, Store};
+use crate::pg::trigger::{in_apply_worker, scan_all, Call, Event, Values};
+use crate::pg::value::is_external;
+use crate::pg::xact;
+use crate::settings;
+use crate::table::{Committing, Table};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::rc::Rc;
+
+#[no_mangle]
+pub extern "C" fn pg_finfo_rowclaim_capture() -> &'static pg_sys::Pg_finfo_record {
+    const INFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &INFO
+}
+
+/// `AFTER INSERT OR DELETE`, `AFTER UPDATE … WHEN (an ownership column changed)` and
+/// `BEFORE TRUNCATE`.
+///
+/// # Safety
+/// Called by the trigger manager.
+#[no_mangle]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn rowclaim_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let call = Call::new(fcinfo, "rowclaim.capture");
+    if !in_apply_worker() {
+        check(match call.event() {
+            Event::Insert if call.is_after_row() => insert(&call),
+            Event::Update if call.is_after_row() => update(&call),
+            Event::Delete if call.is_after_row() => delete(&call),
+            Event::Truncate => truncate(&call),
+            _ => {
+                Err(refused(&call, "rowclaim.capture() is an AFTER row trigger".into(), "enable_claims() creates it."))
+            }
+        });
+    }
+    pg_sys::Datum::from(0)
+}
+
+fn refused(call: &Call, problem: String, hint: &str) -> Error {
+    Error::OperationRefused { table: crate::table::qualified_name(call.relid()), problem, hint: hint.into() }
+}
+
+/// The draft entries of rows: `rowclaim.draft_row`.
+pub fn entries() -> Store {
+    Store::open(c"draft_row", c"draft_row_key")
+}
+
+/// An entry of `rowclaim.draft_row`.
+pub struct Entry {
+    pub op: u8,
+    pub draft: i64,
+    pub base: Option<String>,
+    pub version: Option<i64>,
+    pub leaf: pg_sys::Oid,
+}
+
+impl Entry {
+    pub fn of(found: &Found) -> Entry {
+        Entry {
+            draft: found.i64(2).unwrap_or_default(),
+            op: found.char(3).unwrap_or(b'u'),
+            base: found.text(4),
+            version: found.i64(5),
+            leaf: found.get(6).map_or(pg_sys::InvalidOid, |d| pg_sys::Oid::from(d.value() as u32)),
+        }
+    }
+
+    fn row(&self, root: pg_sys::Oid, key: &str) -> [Option<pg_sys::Datum>; 7] {
+        [
+            Some(pg_sys::Datum::from(root.to_u32())),
+            Some(text_datum(key)),
+            Some(pg_sys::Datum::from(self.draft)),
+            Some(pg_sys::Datum::from(self.op as i8)),
+            self.base.as_deref().map(text_datum),
+            self.version.map(pg_sys::Datum::from),
+            Some(pg_sys::Datum::from(self.leaf.to_u32())),
+        ]
+    }
+}
+
+/// The base image of a row. Values stored out of line that `new` keeps are left out: the draft
+/// has not touched them.
+fn base_image(table: &Table, old: Values, new: Option<Values>) -> String {
+    let mut image = String::with_capacity(128);
+    codec::push_row(&mut image, table, old, |index, column| {
+        let Some(new) = new else { return true };
+        if column.storage.len != -1 {
+            return true;
+        }
+        match (old.get(index), new.get(index)) {
+            // SAFETY: non-null varlenas of the column.
+            (Some(a), Some(b)) => unsafe { !(is_external(a) && crate::pg::value::same_image(column.storage, a, b)) },
+            _ => true,
+        }
+    });
+    image
+}
+
+fn record_base(table: &Table, key: String, base: Option<String>, version: Option<i64>) {
+    draft::record(Fact::Base {
+        root: table.root,
+        key,
+        base,
+        version,
+        actor: actor::current(),
+        journal: table.journal.clone(),
+    });
+}
+
+/// The entry of a deleted row under this key must not be somebody else's.
+fn check_tombstone(table: &Table, key: &str, entry: &Entry, me: &Rc<str>) -> Result<()> {
+    let stamp = draft::status(table, Some(entry.draft), me);
+    match &stamp {
+        Stamp::Other(who) => {
+            let held = Ownership { owner: None, version: 0, draft: Some(entry.draft) };
+            Err(held_by(table, key, who, &stamp, &held))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn insert(call: &Call) -> Result<()> {
+    let table = Table::enabled(call.relid())?;
+    let row = call.row();
+    let me = actor::current();
+    let key = codec::key_text(&table, row);
+    let given = Ownership::of(&table, row);
+    let protected = |index: usize| Error::ProtectedColumn {
+        row: table.row_name(&key, owner::caller().0),
+        column: attribute_name(call, index),
+    };
+    let moved = draft::moved_from(table.root, &key);
+    if let Some(owner) = &given.owner {
+        if moved.is_none() || **owner != *me && settings::enforce() {
+            return Err(protected(table.owner_column));
+        }
+    }
+    if moved.is_none() && !(0..=1).contains(&given.version) {
+        return Err(protected(table.version_column));
+    }
+    let id = match given.draft {
+        Some(id) if draft::is_current(id) => id,
+        Some(_) => return Err(protected(table.draft_column)),
+        None => draft::current_id(&me),
+    };
+    if let Some(old_key) = moved {
+        if given.owner.is_some() {
+            claim::rekey(table.root, &old_key, &key);
+        }
+        return rekey(&table, &old_key, &key, id, None, &me);
+    }
+    if table.committing == Committing::Transaction {
+        record_base(&table, key, None, None);
+        return Ok(());
+    }
+    draft::ensure_header(&table, id);
+    let store = entries();
+    let entry = Entry { op: b'i', draft: id, base: None, version: None, leaf: table.relid };
+    let mut owner = None;
+    match store.find(table.root, &key) {
+        None => store.insert(&entry.row(table.root, &key)),
+        Some(found) => {
+            let former = Entry::of(&found);
+            check_tombstone(&table, &key, &former, &me)?;
+            if draft::status(&table, Some(former.draft), &me) == Stamp::Mine {
+                draft::touch((former.draft, table.journal_id));
+            }
+            let op = if former.base.is_some() { b'u' } else { b'i' };
+            store.update(&found, &Entry { op, draft: id, leaf: table.relid, ..former }.row(table.root, &key));
+            owner = claim::owner(table.root, &key).filter(|owner| **owner == *me);
+        }
+    }
+    if given.draft.is_none() || owner.is_some() {
+        let mut set = vec![(table.draft_column, Some(pg_sys::Datum::from(id)))];
+        if let Some(owner) = &owner {
+            set.push((table.owner_column, Some(text_datum(owner))));
+        }
+        complete(&table, row, &set)?;
+    }
+    Ok(())
+}
+
+/// Writes ownership columns that an INSERT left out into the row it made.
+fn complete(table: &Rc<Table>, row: Values, set: &[(usize, Option<pg_sys::Datum>)]) -> Result<()> {
+    xact::bump_command();
+    let key: Vec<_> = table.key.iter().filter_map(|&index| row.get(index)).collect();
+    let mut rows = Rows::open(table.root)?;
+    if rows.find(&key, Look::Latest)?.is_some() {
+        let leaf = rows.leaf_table();
+        let set: Vec<_> = set
+            .iter()
+            .map(|(index, value)| {
+                (if *index == table.draft_column { leaf.draft_column } else { leaf.owner_column }, *value)
+            })
+            .collect();
+        rows.write(&set);
+        xact::bump_command();
+    }
+    Ok(())
+}
+
+fn update(call: &Call) -> Result<()> {
+    let table = Table::enabled(call.relid())?;
+    let (old, new) = (call.row(), call.new_row());
+    let me = actor::current();
+    let (before, after) = (Ownership::of(&table, old), Ownership::of(&table, new));
+    let old_key = codec::key_text(&table, old);
+    let protected = |index: usize| Error::ProtectedColumn {
+        row: table.row_name(&old_key, owner::caller().0),
+        column: attribute_name(call, index),
+    };
+    if before.owner != after.owner {
+        return Err(protected(table.owner_column));
+    }
+    if after.version != before.version && Some(after.version) != before.version.checked_add(1) {
+        return Err(protected(table.version_column));
+    }
+    let changed = changes(&table, old, new);
+    if before.draft == after.draft {
+        if changed.tracked && after.version == before.version || changed.key {
+            return Err(refused(
+                call,
+                format!("a trigger that fires after rowclaim_guard changed {}", table.name()),
+                "Rename that trigger so that its name sorts before rowclaim_guard.",
+            ));
+        }
+        return Ok(());
+    }
+    let id = match after.draft {
+        Some(id) if draft::is_current(id) => id,
+        _ => return Err(protected(table.draft_column)),
+    };
+    let new_key = if changed.key { codec::key_text(&table, new) } else { old_key.clone() };
+    if changed.key && before.owner.is_some() {
+        claim::rekey(table.root, &old_key, &new_key);
+    }
+    let first = draft::status(&table, before.draft, &me) == Stamp::Clean;
+    if table.committing == Committing::Transaction {
+        if first || changed.external {
+            let base = base_image(&table, old, Some(new));
+            record_base(&table, old_key.clone(), Some(base), Some(before.version));
+        }
+        if changed.key {
+            draft::record(Fact::Rekey { root: table.root, old: old_key, new: new_key });
+        }
+        return Ok(());
+    }
+    draft::ensure_header(&table, id);
+    if first {
+        let base = base_image(&table, old, Some(new));
+        let entry = Entry { op: b'u', draft: id, base: Some(base), version: Some(before.version), leaf: table.relid };
+        entries().insert(&entry.row(table.root, &old_key));
+        return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
+    }
+    rekey(&table, &old_key, &new_key, id, Some((old, new)), &me)
+}
+
+/// The entry of a row follows it to a new key, to another draft, or gains values stored out of
+/// line (`images`: before and after) that it did not have.
+fn rekey(
+    table: &Table,
+    old_key: &str,
+    new_key: &str,
+    id: i64,
+    images: Option<(Values, Values)>,
+    me: &Rc<str>,
+) -> Result<()> {
+    if table.committing == Committing::Transaction {
+        draft::record(Fact::Rekey { root: table.root, old: old_key.into(), new: new_key.into() });
+        return Ok(());
+    }
+    let store = entries();
+    let Some(found) = store.find(table.root, old_key) else {
+        // The row moved between partitions right after it was inserted: its own event is to come.
+        let entry = Entry { op: b'i', draft: id, base: None, version: None, leaf: table.relid };
+        if store.find(table.root, new_key).is_none() {
+            store.insert(&entry.row(table.root, new_key));
+        }
+        return Ok(());
+    };
+    let mut entry = Entry { draft: id, leaf: table.relid, ..Entry::of(&found) };
+    if entry.op == b'd' {
+        entry.op = if entry.base.is_some() { b'u' } else { b'i' };
+    }
+    if let (Some(base), Some((old, new))) = (&entry.base, images) {
+        entry.base = Some(add_missing(table, base, old, new)?);
+    }
+    let taken = if old_key == new_key { None } else { store.find(table.root, new_key) };
+    let Some(taken) = taken else {
+        // The unique index refuses a second entry should the key be taken meanwhile.
+        return move_entry(table, &store, &found, &entry, new_key);
+    };
+    let tombstone = Entry::of(&taken);
+    check_tombstone(table, new_key, &tombstone, me)?;
+    let op = if tombstone.base.is_some() { b'u' } else { b'i' };
+    store.update(&taken, &Entry { op, draft: id, leaf: table.relid, ..tombstone }.row(table.root, new_key));
+    if entry.base.is_some() {
+        store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, old_key));
+    } else {
+        store.delete(&found);
+    }
+    Ok(())
+}
+
+fn move_entry(table: &Table, store: &Store, found: &Found, entry: &Entry, new_key: &str) -> Result<()> {
+    store.update(found, &entry.row(table.root, new_key));
+    Ok(())
+}
+
+/// Adds the former values of changed columns that a base image lacks.
+fn add_missing(table: &Table, base: &str, old: Values, new: Values) -> Result<String> {
+    let image = codec::parse_image(base)?;
+    let has = |name: &str| image.iter().any(|(n, _)| n == name);
+    let mut more = String::new();
+    codec::push_row(&mut more, table, old, |index, column| {
+        let differs = match (old.get(index), new.get(index)) {
+            (None, None) => false,
+            // SAFETY: non-null values of the column.
+            (Some(a), Some(b)) => unsafe { !crate::pg::value::same_image(column.storage, a, b) },
+            _ => true,
+        };
+        differs && !has(&column.name)
+    });
+    Ok(crate::diff::merge_objects(base, &more))
+}
+
+fn delete(call: &Call) -> Result<()> {
+    let table = Table::enabled(call.relid())?;
+    delete_row(&table, call.row(), &actor::current())
+}
+
+fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
+    let key = codec::key_text(table, row);
+    let held = Ownership::of(table, row);
+    let stamp = draft::status(table, held.draft, me);
+    if table.committing == Committing::Transaction {
+        if stamp == Stamp::Clean {
+            record_base(table, key, Some(base_image(table, row, None)), version_of(table, row));
+        } else {
+            // The image may lack values stored out of line; it gains them here.
+            record_base(table, key, Some(base_image(table, row, None)), None);
+        }
+        return Ok(());
+    }
+    let store = entries();
+    if stamp == Stamp::Clean {
+        let id = draft::current_id(me);
+        draft::ensure_header(table, id);
+        let base = Some(base_image(table, row, None));
+        let entry = Entry { op: b'd', draft: id, base, version: version_of(table, row), leaf: table.relid };
+        store.insert(&entry.row(table.root, &key));
+        return Ok(());
+    }
+    let Some(found) = store.find(table.root, &key) else {
+        return Ok(());
+    };
+    let mut entry = Entry::of(&found);
+    let Some(base) = &entry.base else {
+        store.delete(&found);
+        return Ok(());
+    };
+    // Values stored out of line that the draft never touched are still those of the base.
+    let full = base_image(table, row, None);
+    entry.base = Some(crate::diff::fill_missing(base, &full)?);
+    entry.op = b'd';
+    if stamp == Stamp::Mine && draft::touch((entry.draft, table.journal_id)) == Touch::Move {
+        entry.draft = draft::current_id(me);
+        draft::ensure_header(table, entry.draft);
+    }
+    store.update(&found, &entry.row(table.root, &key));
+    Ok(())
+}
+
+/// TRUNCATE is refused, or under maintenance recorded as the delete of every row.
+fn truncate(call: &Call) -> Result<()> {
+    let table = Table::enabled(call.relid())?;
+    if settings::enforce() {
+        return Err(refused(
+            call,
+            format!("cannot truncate {} while claims are enabled", table.name()),
+            "Use DELETE, or SET rowclaim.enforce = off for maintenance.",
+        ));
+    }
+    if table.partitioned {
+        return Ok(());
+    }
+    let me = actor::current();
+    scan_all(call.relation(), |row| delete_row(&table, row, &me))
+}

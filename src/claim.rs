@@ -1,0 +1,702 @@
+//! Claims: granting, renewing, releasing and taking over the right to write a row.
+//!
+//! The owner column of the user's row is what the guard reads; `rowclaim.claim` has the rest (token,
+//! expiry, reason). Both change together, always the row first, so that two claimers meet at the row.
+
+use crate::actor;
+use crate::capture::{entries, Entry};
+use crate::draft::{self, DraftKey, Stamp};
+use crate::error::{Error, Holder, Result};
+use crate::guard::{held_by, Ownership};
+use crate::key::Key;
+use crate::notify;
+use crate::pg::owner::{caller, AsCaller, AsOwner};
+use crate::pg::row::{wait_for, Look, Rows, Written};
+use crate::pg::spi::{self, Arg, Row, Sees};
+use crate::pg::store::{text_datum, Store};
+use crate::pg::xact;
+use crate::restore;
+use crate::settings;
+use crate::table::Table;
+use pgrx::pg_sys;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// What a caller asks for. Times are microseconds.
+#[derive(Clone, Default)]
+pub struct Wish {
+    pub ttl: Option<Ttl>,
+    pub version: Option<i64>,
+    pub wait: i64,
+    pub reason: Option<String>,
+    pub steal: bool,
+}
+
+/// A time to live: calendar parts and microseconds, as in an interval.
+#[derive(Clone, Copy)]
+pub struct Ttl {
+    pub months: i32,
+    pub days: i32,
+    pub micros: i64,
+}
+
+/// The fields of `claim_result`.
+#[derive(Clone, Default)]
+pub struct Outcome {
+    pub status: &'static str,
+    pub owner: Option<String>,
+    pub token: Option<i64>,
+    pub claimed_at: Option<i64>,
+    pub expires_at: Option<i64>,
+    pub row_version: Option<i64>,
+    pub message: String,
+}
+
+/// A row of `rowclaim.claim`.
+#[derive(Clone)]
+struct Claim {
+    owner: String,
+    token: i64,
+    claimed_at: i64,
+    expires_at: Option<i64>,
+}
+
+impl Claim {
+    fn expired(&self) -> bool {
+        self.expires_at.is_some_and(|at| at <= xact::clock())
+    }
+}
+
+fn store() -> Store {
+    Store::open(c"claim", c"claim_pkey")
+}
+
+fn find(root: pg_sys::Oid, key: &str) -> Option<Claim> {
+    let found = store().find(root, key)?;
+    Some(Claim {
+        owner: found.text(2).unwrap_or_default(),
+        token: found.i64(3).unwrap_or_default(),
+        claimed_at: found.i64(4).unwrap_or_default(),
+        expires_at: found.i64(5),
+    })
+}
+
+/// The owner of the claim on a row.
+pub fn owner(root: pg_sys::Oid, key: &str) -> Option<String> {
+    find(root, key).map(|claim| claim.owner)
+}
+
+/// Who holds a row by a claim, for people.
+pub fn holder(root: pg_sys::Oid, key: &str) -> Option<Holder> {
+    spi::first(
+        "SELECT owner, rowclaim.utc(claimed_at), rowclaim.utc(expires_at), reason
+         FROM rowclaim.claim WHERE relid = $1 AND key = $2",
+        &[Arg::oid(root), Arg::str(key)],
+        Sees::Latest,
+        |row| Holder {
+            owner: row.text(1).unwrap_or_default(),
+            since: row.text(2),
+            expires_at: row.text(3),
+            claim_reason: row.text(4),
+        },
+    )
+}
+
+/// Who holds a row by uncommitted changes, for people.
+pub fn draft_holder(draft: DraftKey, who: &str) -> Holder {
+    let since = spi::first(
+        "SELECT rowclaim.utc(started_at) FROM rowclaim.draft WHERE id = $1 AND journal_id = $2",
+        &[Arg::i64(draft.0), Arg::i32(draft.1)],
+        Sees::Latest,
+        |row| row.text(1),
+    );
+    Holder { owner: who.to_owned(), since: since.flatten(), ..Holder::default() }
+}
+
+/// The claim follows its row to another key.
+pub fn rekey(root: pg_sys::Oid, old: &str, new: &str) {
+    spi::run(
+        "UPDATE rowclaim.claim SET key = $3 WHERE relid = $1 AND key = $2",
+        &[Arg::oid(root), Arg::str(old), Arg::str(new)],
+    );
+}
+
+/// The claim ends with its row.
+pub fn forget(root: pg_sys::Oid, key: &str) {
+    spi::run("DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2", &[Arg::oid(root), Arg::str(key)]);
+}
+
+fn next_token() -> i64 {
+    // SAFETY: look-ups by name.
+    let sequence = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
+        pg_sys::get_relname_relid(c"token_seq".as_ptr(), schema)
+    };
+    crate::pg::ffi::nextval(sequence)
+}
+
+impl Wish {
+    fn expiry(&self) -> Option<i64> {
+        let ttl = self.ttl.or_else(|| {
+            settings::default_ttl().map(|seconds| Ttl { months: 0, days: 0, micros: seconds * 1_000_000 })
+        })?;
+        Some(restore::add_interval(xact::clock(), ttl))
+    }
+}
+
+/// One call's view of a table: who asks, and what the policies let them see.
+pub struct Claimer {
+    rows: Rows,
+    me: Rc<str>,
+    caller: (pg_sys::Oid, i32),
+    policies: bool,
+}
+
+impl Claimer {
+    /// Checks that the caller may write the table at all.
+    pub fn new(target: pg_sys::Oid) -> Result<Claimer> {
+        let caller = caller();
+        let table = Table::enabled(target)?;
+        // SAFETY: privilege look-ups by OID.
+        let (allowed, policies) = unsafe {
+            let write = (pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+            let any = pg_sys::pg_class_aclmask(table.root, caller.0, write, pg_sys::AclMaskHow::ACLMASK_ANY) != 0
+                || pg_sys::pg_attribute_aclcheck_all(
+                    table.root,
+                    caller.0,
+                    pg_sys::ACL_UPDATE as pg_sys::AclMode,
+                    pg_sys::AclMaskHow::ACLMASK_ANY,
+                ) == pg_sys::AclResult::ACLCHECK_OK;
+            let rls = pg_sys::check_enable_rls(table.root, caller.0, true);
+            (any, rls == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32)
+        };
+        if !allowed {
+            return Err(Error::Privilege { problem: format!("permission denied for table {}", table.name()) });
+        }
+        Ok(Claimer { rows: Rows::open(table.root)?, me: actor::current(), caller, policies })
+    }
+
+    pub fn table(&self) -> Rc<Table> {
+        self.rows.table.clone()
+    }
+
+    /// Row security: may the caller see and update the row? Asked of the executor, as the caller.
+    fn policies_allow(&self, key: &Key) -> bool {
+        if !self.policies {
+            return true;
+        }
+        let (condition, args) = key.condition(&self.rows.table);
+        // SAFETY: a privilege look-up by OID.
+        let update = unsafe {
+            pg_sys::pg_class_aclcheck(self.rows.table.root, self.caller.0, pg_sys::ACL_UPDATE as pg_sys::AclMode)
+                == pg_sys::AclResult::ACLCHECK_OK
+        };
+        let lock = if update { " FOR NO KEY UPDATE" } else { "" };
+        let sql = format!("SELECT 1 FROM {} WHERE {condition}{lock}", self.rows.table.name());
+        let _caller = AsCaller::enter(self.caller);
+        spi::run_as_is(&sql, &args, |_| {}) > 0
+    }
+
+    /// What a claim would meet now; grants nothing and waits for nobody.
+    pub fn look(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
+        let text = key.text(&self.rows.table);
+        if !self.policies_allow(key) || self.rows.find(&key.datums, Look::Latest)?.is_none() {
+            return Ok(self.absent(&text));
+        }
+        let (held, stamp) = self.ownership();
+        if let Some(who) = self.other(&held, &stamp) {
+            if !self.may_take_over(&text, &who, &held, &stamp, wish) {
+                return Ok(self.denied(&text, &who, &held));
+            }
+        } else if let Some(stale) = self.stale(&text, &held, wish) {
+            return Ok(stale);
+        }
+        Ok(Outcome {
+            status: "free",
+            row_version: Some(held.version),
+            message: format!("row {} {text} can be claimed", self.rows.table.name()),
+            ..Outcome::default()
+        })
+    }
+
+    fn ownership(&mut self) -> (Ownership, Stamp) {
+        let leaf = self.rows.leaf_table();
+        let held = Ownership::of(&leaf, self.rows.values());
+        let stamp = draft::status(&leaf, held.draft, &self.me);
+        (held, stamp)
+    }
+
+    /// Who else holds the row.
+    fn other(&self, held: &Ownership, stamp: &Stamp) -> Option<String> {
+        match (stamp, &held.owner) {
+            (_, Some(owner)) if **owner != *self.me => Some(owner.clone()),
+            (Stamp::Other(who), _) => Some(who.clone()),
+            _ => None,
+        }
+    }
+
+    fn may_take_over(&self, key: &str, who: &str, held: &Ownership, stamp: &Stamp, wish: &Wish) -> bool {
+        if wish.steal {
+            return true;
+        }
+        if held.owner.as_deref() == Some(who) {
+            return find(self.rows.table.root, key).is_some_and(|claim| claim.expired());
+        }
+        match (stamp, held.draft, settings::draft_ttl()) {
+            (Stamp::Other(_), Some(id), Some(ttl)) => draft::header((id, self.rows.table.journal_id))
+                .is_some_and(|(_, touched)| xact::clock() - touched > ttl * 1_000_000),
+            _ => false,
+        }
+    }
+
+    fn stale(&self, key: &str, held: &Ownership, wish: &Wish) -> Option<Outcome> {
+        let asked = wish.version.filter(|version| *version != held.version)?;
+        Some(Outcome {
+            status: "stale",
+            owner: held.owner.clone(),
+            row_version: Some(held.version),
+            message: format!(
+                "row {} {key} is at version {}, not {asked}: read it again",
+                self.rows.table.name(),
+                held.version
+            ),
+            ..Outcome::default()
+        })
+    }
+
+    fn denied(&self, key: &str, who: &str, held: &Ownership) -> Outcome {
+        let claim = find(self.rows.table.root, key).filter(|claim| claim.owner == who);
+        let since = holder(self.rows.table.root, key).and_then(|h| h.since).map(|t| format!(" since {t}"));
+        Outcome {
+            status: "denied",
+            owner: Some(who.to_owned()),
+            claimed_at: claim.as_ref().map(|c| c.claimed_at),
+            expires_at: claim.as_ref().and_then(|c| c.expires_at),
+            row_version: Some(held.version),
+            message: format!("row {} {key} is held by {who}{}", self.rows.table.name(), since.unwrap_or_default()),
+            ..Outcome::default()
+        }
+    }
+
+    /// No such row: not found, or deleted in somebody's draft.
+    fn absent(&mut self, key: &str) -> Outcome {
+        let table = self.rows.table.clone();
+        if let Some(found) = entries().find(table.root, key) {
+            let entry = Entry::of(&found);
+            if let Stamp::Other(who) = draft::status(&table, Some(entry.draft), &self.me) {
+                let held =
+                    Ownership { owner: None, version: entry.version.unwrap_or_default(), draft: Some(entry.draft) };
+                return self.denied(key, &who, &held);
+            }
+        }
+        Outcome {
+            status: "not_found",
+            message: format!("there is no row {} {key}", table.name()),
+            ..Outcome::default()
+        }
+    }
+
+    /// Claims a row, waiting up to `wish.wait` for its holder.
+    pub fn claim(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
+        let deadline = xact::clock().saturating_add(wish.wait);
+        let mut pause = 2;
+        loop {
+            let outcome = self.attempt(key, wish)?;
+            if outcome.status != "denied" || xact::clock() >= deadline {
+                return Ok(outcome);
+            }
+            xact::pause(pause.min(1 + (deadline - xact::clock()).max(0) / 1_000));
+            pause = (pause * 2).min(50);
+        }
+    }
+
+    /// Claims a row now; waits only for a transaction in progress on a row that looks free.
+    fn attempt(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
+        let text = key.text(&self.rows.table);
+        if !self.policies_allow(key) {
+            return Ok(self.absent(&text));
+        }
+        loop {
+            pgrx::check_for_interrupts!();
+            xact::bump_command();
+            let pending = match self.rows.find(&key.datums, Look::Dirty)? {
+                None | Some(Some((_, true))) => {
+                    return if wish.steal { self.revive(key, &text, wish) } else { Ok(self.absent(&text)) }
+                }
+                Some(pending) => pending.map(|(xid, _)| xid),
+            };
+            let (held, stamp) = self.ownership();
+            if let Some(who) = self.other(&held, &stamp) {
+                if !self.may_take_over(&text, &who, &held, &stamp, wish) {
+                    return Ok(self.denied(&text, &who, &held));
+                }
+                if let Some(xid) = pending {
+                    wait_for(xid);
+                    continue;
+                }
+                if let Some(outcome) = self.take_over(key, &text, &who, &held, &stamp, wish)? {
+                    return Ok(outcome);
+                }
+                continue;
+            }
+            if let Some(stale) = self.stale(&text, &held, wish) {
+                return Ok(stale);
+            }
+            if held.owner.is_some() {
+                if let Some(outcome) = self.renew(&text, &held, wish) {
+                    return Ok(outcome);
+                }
+            }
+            if let Some(xid) = pending {
+                wait_for(xid);
+                continue;
+            }
+            let leaf = self.rows.leaf_table();
+            if self.rows.write(&[(leaf.owner_column, Some(text_datum(&self.me)))]) == Written::Changed {
+                continue;
+            }
+            return Ok(self.granted(&text, held.version, wish));
+        }
+    }
+
+    /// I hold the claim already: the same token, a new expiry.
+    fn renew(&mut self, key: &str, held: &Ownership, wish: &Wish) -> Option<Outcome> {
+        let expires_at = wish.expiry();
+        let claim = spi::first(
+            "UPDATE rowclaim.claim SET expires_at = $3, reason = coalesce($4, reason)
+             WHERE relid = $1 AND key = $2 AND owner = $5 RETURNING owner, token, claimed_at, expires_at",
+            &[
+                Arg::oid(self.rows.table.root),
+                Arg::str(key),
+                Arg::timestamp(expires_at),
+                Arg::text(wish.reason.clone()),
+                Arg::str(&self.me),
+            ],
+            Sees::Latest,
+            claim_of,
+        )?;
+        Some(self.result(key, &claim, held.version))
+    }
+
+    fn granted(&mut self, key: &str, version: i64, wish: &Wish) -> Outcome {
+        let claim = Claim {
+            owner: self.me.to_string(),
+            token: next_token(),
+            claimed_at: xact::clock(),
+            expires_at: wish.expiry(),
+        };
+        store().insert(&[
+            Some(pg_sys::Datum::from(self.rows.table.root.to_u32())),
+            Some(text_datum(key)),
+            Some(text_datum(&claim.owner)),
+            Some(pg_sys::Datum::from(claim.token)),
+            Some(pg_sys::Datum::from(claim.claimed_at)),
+            claim.expires_at.map(pg_sys::Datum::from),
+            wish.reason.as_deref().map(text_datum),
+        ]);
+        xact::bump_command();
+        notify::row("claim", &self.rows.table, key, &self.me);
+        self.result(key, &claim, version)
+    }
+
+    fn result(&self, key: &str, claim: &Claim, version: i64) -> Outcome {
+        Outcome {
+            status: "granted",
+            owner: Some(claim.owner.clone()),
+            token: Some(claim.token),
+            claimed_at: Some(claim.claimed_at),
+            expires_at: claim.expires_at,
+            row_version: Some(version),
+            message: format!("row {} {key} is yours", self.rows.table.name()),
+        }
+    }
+
+    /// Takes a row from `who`: an expired claim, an abandoned draft, or a steal. Their uncommitted
+    /// changes on it go to the stash. `None`: the holder was faster, look again.
+    fn take_over(
+        &mut self,
+        key: &Key,
+        text: &str,
+        who: &str,
+        held: &Ownership,
+        stamp: &Stamp,
+        wish: &Wish,
+    ) -> Result<Option<Outcome>> {
+        let root = self.rows.table.root;
+        let draft = match (stamp, held.draft) {
+            (Stamp::Other(_), Some(id)) => Some((id, self.rows.table.journal_id)),
+            _ => None,
+        };
+        let version = held.version;
+        let expected = held.owner.is_some();
+        let cause = if wish.steal { "stolen" } else { "expired" };
+        xact::in_subtransaction(|| {
+            // The holder's commit and other sessions hold this lock while they work on the draft.
+            if let Some(draft) = draft {
+                if !lock_header(draft) {
+                    return Ok(None);
+                }
+            }
+            let lost = spi::run(
+                "DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2 AND owner = $3
+                 AND ($4 OR expires_at <= clock_timestamp())",
+                &[Arg::oid(root), Arg::str(text), Arg::str(who), Arg::bool(wish.steal)],
+            ) > 0;
+            if expected && !lost {
+                return Ok(None);
+            }
+            let mut rows = Rows::open(root)?;
+            match rows.find(&key.datums, Look::Dirty)? {
+                Some(None) => {}
+                _ => return Ok(None),
+            }
+            let leaf = rows.leaf_table();
+            if Ownership::of(&leaf, rows.values()).draft != held.draft {
+                return Ok(None);
+            }
+            let found = draft.and_then(|_| entries().find(root, text));
+            let Some(found) = found else {
+                if rows.write(&[(leaf.owner_column, Some(text_datum(&self.me)))]) == Written::Changed {
+                    return Ok(None);
+                }
+                return Ok(Some(self.granted(text, version, wish)));
+            };
+            let entry = Entry::of(&found);
+            restore::stash(&mut rows, text, &entry, who, cause, wish.reason.as_deref())?;
+            entries().delete(&found);
+            drop(rows);
+            self.restored(text, &entry, wish).map(Some)
+        })
+    }
+
+    /// A row deleted in somebody's draft comes back to whoever steals it.
+    fn revive(&mut self, _key: &Key, text: &str, wish: &Wish) -> Result<Outcome> {
+        let table = self.rows.table.clone();
+        let Some(found) = entries().find(table.root, text) else {
+            return Ok(self.absent(text));
+        };
+        let entry = Entry::of(&found);
+        let Stamp::Other(who) = draft::status(&table, Some(entry.draft), &self.me) else {
+            return Ok(self.absent(text));
+        };
+        if !lock_header((entry.draft, table.journal_id)) {
+            return Ok(self.absent(text));
+        }
+        let mut rows = Rows::open(table.root)?;
+        restore::stash(&mut rows, text, &entry, &who, "stolen", wish.reason.as_deref())?;
+        entries().delete(&found);
+        forget(table.root, text);
+        drop(rows);
+        self.restored(text, &entry, wish)
+    }
+
+    /// Puts the committed state back and grants the row.
+    fn restored(&mut self, text: &str, entry: &Entry, wish: &Wish) -> Result<Outcome> {
+        xact::bump_command();
+        let root = self.rows.table.root;
+        let me = self.me.clone();
+        let mut batch = restore::Batch::default();
+        let back = batch.put_back(root, text, entry, restore::Owner::Set(&me))?;
+        batch.finish()?;
+        xact::bump_command();
+        match back {
+            Some(key) => Ok(self.granted(&key, entry.version.unwrap_or(1), wish)),
+            None => Ok(self.absent(text)),
+        }
+    }
+}
+
+fn lock_header(draft: DraftKey) -> bool {
+    spi::run(
+        "SELECT 1 FROM rowclaim.draft WHERE id = $1 AND journal_id = $2 FOR UPDATE",
+        &[Arg::i64(draft.0), Arg::i32(draft.1)],
+    ) > 0
+}
+
+fn claim_of(row: &Row) -> Claim {
+    Claim {
+        owner: row.text(1).unwrap_or_default(),
+        token: row.i64(2).unwrap_or_default(),
+        claimed_at: row.timestamp(3).unwrap_or_default(),
+        expires_at: row.timestamp(4),
+    }
+}
+
+/// `claim_rows()`: all or nothing. One outcome per key, in the order asked.
+pub fn claim_rows(
+    target: pg_sys::Oid,
+    keys: Vec<Key>,
+    versions: Option<Vec<Option<i64>>>,
+    wish: &Wish,
+) -> Result<Vec<(String, Outcome)>> {
+    let mut claimer = Claimer::new(target)?;
+    let _owner = AsOwner::enter();
+    let table = claimer.table();
+    let wish_for =
+        |i: usize| Wish { version: versions.as_ref().and_then(|v| v.get(i).copied().flatten()), ..wish.clone() };
+    let texts: Vec<String> = keys.iter().map(|key| key.text(&table)).collect();
+    // One order for everybody, so that two callers cannot deadlock.
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order.sort_by(|a, b| texts[*a].cmp(&texts[*b]));
+    let deadline = xact::clock().saturating_add(wish.wait);
+    let mut pause = 2;
+    loop {
+        xact::bump_command();
+        let mut outcomes: HashMap<usize, Outcome> = HashMap::new();
+        for &i in &order {
+            pgrx::check_for_interrupts!();
+            outcomes.insert(i, claimer.look(&keys[i], &wish_for(i))?);
+        }
+        if outcomes.values().all(|o| o.status == "free") {
+            let granted = xact::in_subtransaction(|| {
+                let mut granted = HashMap::new();
+                for &i in &order {
+                    let outcome = claimer.attempt(&keys[i], &wish_for(i))?;
+                    if outcome.status != "granted" {
+                        outcomes.insert(i, outcome);
+                        return Ok(None);
+                    }
+                    granted.insert(i, outcome);
+                }
+                Ok(Some(granted))
+            })?;
+            if let Some(granted) = granted {
+                outcomes = granted;
+            }
+        }
+        let denied = outcomes.values().any(|o| o.status == "denied");
+        if !denied || xact::clock() >= deadline {
+            return Ok(texts
+                .into_iter()
+                .enumerate()
+                .map(|(i, text)| (text, outcomes.remove(&i).unwrap_or_default()))
+                .collect());
+        }
+        xact::pause(pause.min(1 + (deadline - xact::clock()).max(0) / 1_000));
+        pause = (pause * 2).min(50);
+    }
+}
+
+/// `release_row()`.
+pub fn release_row(target: pg_sys::Oid, key: &Key) -> Result<bool> {
+    let me = actor::current();
+    let mut rows = Rows::open(Table::enabled(target)?.root)?;
+    let _owner = AsOwner::enter();
+    let text = key.text(&rows.table);
+    release_in(&mut rows, &me, key, &text, false)
+}
+
+fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, text: &str, keep_dirty: bool) -> Result<bool> {
+    let table = rows.table.clone();
+    let name = || table.row_name(text, caller().0);
+    let dirty = || Error::UncommittedChanges {
+        row: Some(name()),
+        what: format!("row {} {text} has uncommitted changes", table.name()),
+        hint: "Call commit_changes() or discard_changes() first.",
+    };
+    loop {
+        pgrx::check_for_interrupts!();
+        xact::bump_command();
+        if rows.find(&key.datums, Look::Latest)?.is_none() {
+            return match (find(table.root, text), entries().find(table.root, text)) {
+                (_, Some(found)) => match draft::status(&table, Some(Entry::of(&found).draft), me) {
+                    Stamp::Other(who) => {
+                        let held = Ownership { owner: None, version: 0, draft: Some(Entry::of(&found).draft) };
+                        Err(held_by(&table, text, &who, &Stamp::Other(who.clone()), &held))
+                    }
+                    _ if keep_dirty => Ok(false),
+                    _ => Err(dirty()),
+                },
+                (Some(claim), None) if claim.owner == **me => {
+                    // Deleted by this transaction in a table that commits with it.
+                    Err(dirty())
+                }
+                _ => Ok(false),
+            };
+        }
+        let leaf = rows.leaf_table();
+        let held = Ownership::of(&leaf, rows.values());
+        let stamp = draft::status(&leaf, held.draft, me);
+        match (&stamp, &held.owner) {
+            (Stamp::Other(who), None) => return Err(held_by(&table, text, who, &stamp, &held)),
+            (_, Some(owner)) if **owner != **me => return Err(held_by(&table, text, owner, &stamp, &held)),
+            (Stamp::Mine | Stamp::Current, _) if keep_dirty => return Ok(false),
+            (Stamp::Mine | Stamp::Current, _) => return Err(dirty()),
+            (_, None) => return Ok(false),
+            _ => {}
+        }
+        if rows.write(&[(leaf.owner_column, None)]) == Written::Done {
+            forget(table.root, text);
+            xact::bump_command();
+            notify::row("release", &table, text, me);
+            return Ok(true);
+        }
+    }
+}
+
+/// Releases my claims, in one table or journal or all. `keep_dirty`: leave rows that are still
+/// dirty instead of refusing.
+fn release_all(me: &str, target: Option<pg_sys::Oid>, journal: Option<&str>, keep_dirty: bool) -> Result<i64> {
+    let _owner = AsOwner::enter();
+    let actor: Rc<str> = me.into();
+    let mut mine: Vec<(pg_sys::Oid, String)> = Vec::new();
+    spi::query(
+        "SELECT c.relid::oid, c.key FROM rowclaim.claim c JOIN rowclaim.enabled_table t ON t.relid = c.relid
+         WHERE c.owner = $1 AND ($2::oid IS NULL OR c.relid = $2) AND ($3::text IS NULL OR t.journal = $3)
+         ORDER BY c.relid::oid, c.key",
+        &[
+            Arg::str(me),
+            Arg(pg_sys::OIDOID, target.map(|t| pg_sys::Datum::from(t.to_u32()))),
+            Arg::text(journal.map(str::to_owned)),
+        ],
+        Sees::Latest,
+        |row| mine.push((row.oid(1).unwrap_or(pg_sys::InvalidOid), row.text(2).unwrap_or_default())),
+    );
+    let mut released = 0;
+    let mut open: Option<Rows> = None;
+    let scratch = crate::pg::memory::Scratch::new();
+    for (root, text) in mine {
+        if open.as_ref().is_none_or(|rows| rows.table.root != root) {
+            open = Some(Rows::open(root)?);
+        }
+        let Some(rows) = open.as_mut() else { continue };
+        let _entered = scratch.enter();
+        let key = Key { datums: crate::commit::key_datums(&rows.table, &text)? };
+        released += i64::from(release_in(rows, &actor, &key, &text, keep_dirty)?);
+    }
+    Ok(released)
+}
+
+/// `release_rows()`.
+pub fn release_rows(target: Option<pg_sys::Oid>) -> Result<i64> {
+    let root = target.map(|t| Table::enabled(t).map(|table| table.root)).transpose()?;
+    release_all(&actor::current(), root, None, false)
+}
+
+/// Frees an actor's claims in a journal after a commit.
+pub fn release_journal(me: &str, journal: &str) -> Result<i64> {
+    release_all(me, None, Some(journal), true)
+}
+
+/// `renew_claims()`: one statement; an expired claim is not resurrected.
+pub fn renew_claims(ttl: Option<Ttl>, target: Option<pg_sys::Oid>) -> Result<i64> {
+    let root = target.map(|t| Table::enabled(t).map(|table| table.root)).transpose()?;
+    let _owner = AsOwner::enter();
+    let expires_at = Wish { ttl, ..Wish::default() }.expiry();
+    Ok(spi::run(
+        "UPDATE rowclaim.claim SET expires_at = $1
+         WHERE owner = $2 AND ($3::oid IS NULL OR relid = $3) AND (expires_at IS NULL OR expires_at > clock_timestamp())",
+        &[
+            Arg::timestamp(expires_at),
+            Arg::str(&actor::current()),
+            Arg(pg_sys::OIDOID, root.map(|r| pg_sys::Datum::from(r.to_u32()))),
+        ],
+    ) as i64)
+}
+
+/// `release_actor()`: everything an absent actor holds becomes free; drafts go to the stash.
+pub fn release_actor(who: &str, reason: Option<&str>) -> Result<i64> {
+    let _owner = AsOwner::enter();
+    let dirty = restore::stash_actor(who, reason)?;
+    Ok(dirty + release_all(who, None, None, false)?)
+}

@@ -1,0 +1,246 @@
+//! Rows as JSON text and back, without loss: numbers in their exact text, everything else as the
+//! type's text form under fixed settings.
+
+use crate::error::{Error, Result};
+use crate::pg::fixed::FixedOutput;
+use crate::pg::trigger::Values;
+use crate::pg::value;
+use crate::table::{Column, Form, Table};
+use pgrx::pg_sys;
+use serde_json::value::RawValue;
+use std::ffi::{CStr, CString};
+use std::fmt::Write;
+
+/// A row image as the journal's format has it: column names and raw JSON values, in order.
+pub type Image<'a> = Vec<(std::borrow::Cow<'a, str>, &'a str)>;
+
+/// Appends `text` as a JSON string.
+pub fn push_json_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut clean = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0..=0x1f => "",
+            _ => continue,
+        };
+        out.push_str(&text[clean..at]);
+        if escape.is_empty() {
+            let _ = write!(out, "\\u{byte:04x}");
+        } else {
+            out.push_str(escape);
+        }
+        clean = at + 1;
+    }
+    out.push_str(&text[clean..]);
+    out.push('"');
+}
+
+/// Appends a non-null value of `column` as JSON. Call under [`FixedOutput`].
+fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
+    // SAFETY (all arms): the datum is a non-null value of the column's type.
+    match column.form {
+        Form::Int2 => drop(write!(out, "{}", datum.value() as i16)),
+        Form::Int4 => drop(write!(out, "{}", datum.value() as i32)),
+        Form::Int8 => drop(write!(out, "{}", datum.value() as i64)),
+        Form::Oid => drop(write!(out, "{}", datum.value() as u32)),
+        Form::Bool => out.push_str(if datum.value() as u8 != 0 { "true" } else { "false" }),
+        // SAFETY: as above.
+        Form::Text => unsafe { push_json_string(out, value::text(datum)) },
+        Form::Char => match datum.value() as u8 {
+            0 => out.push_str("\"\""),
+            byte @ 1..=0x7f => push_json_string(out, char::from(byte).encode_utf8(&mut [0; 4])),
+            byte => drop(write!(out, "\"\\\\{byte:03o}\"")),
+        },
+        Form::Float | Form::Numeric => with_text(column, datum, |text| {
+            if text.as_bytes().last().is_some_and(u8::is_ascii_digit) {
+                out.push_str(text);
+            } else {
+                push_json_string(out, text);
+            }
+        }),
+        Form::Other => with_text(column, datum, |text| push_json_string(out, text)),
+    }
+}
+
+fn with_text(column: &Column, datum: pg_sys::Datum, body: impl FnOnce(&str)) {
+    // SAFETY: the output function was looked up for this type; its result is palloc'd and freed.
+    unsafe {
+        let text = pg_sys::OutputFunctionCall(column.output.as_ptr(), datum);
+        match CStr::from_ptr(text).to_str() {
+            Ok(text) => body(text),
+            Err(_) => pgrx::error!("value of column {} is not valid UTF-8", column.name),
+        }
+        pg_sys::pfree(text.cast());
+    }
+}
+
+/// Appends the row as a JSON object of the columns that `wanted` accepts (by attribute index).
+pub fn push_row(out: &mut String, table: &Table, row: Values, wanted: impl Fn(usize, &Column) -> bool) {
+    let _fixed = FixedOutput::enter(table.settings_matter);
+    out.push('{');
+    let mut first = true;
+    for (index, column) in table.columns.iter().enumerate() {
+        let Some(column) = column else { continue };
+        if !wanted(index, column) {
+            continue;
+        }
+        if !std::mem::take(&mut first) {
+            out.push(',');
+        }
+        out.push_str(&column.label);
+        match row.get(index) {
+            Some(datum) => push_value(out, column, datum),
+            None => out.push_str("null"),
+        }
+    }
+    out.push('}');
+}
+
+/// The canonical text of a row's primary key: `{"id":42}`.
+pub fn key_text(table: &Table, row: Values) -> String {
+    key_text_of(table, |index| row.get(index))
+}
+
+/// As [`key_text`], from key values by attribute index.
+pub fn key_text_of(table: &Table, value: impl Fn(usize) -> Option<pg_sys::Datum>) -> String {
+    let _fixed = FixedOutput::enter(table.settings_matter);
+    let mut out = String::with_capacity(32);
+    out.push('{');
+    for (i, &index) in table.key.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        let Some(column) = table.column(index) else {
+            continue;
+        };
+        out.push_str(&column.label);
+        match value(index) {
+            Some(datum) => push_value(&mut out, column, datum),
+            None => out.push_str("null"),
+        }
+    }
+    out.push('}');
+    out
+}
+
+/// Splits a JSON object into names and raw values without touching the values.
+pub fn parse_image(text: &str) -> Result<Image<'_>> {
+    struct Visitor;
+    impl<'de> serde::de::Visitor<'de> for Visitor {
+        type Value = Image<'de>;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("a JSON object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+            #[derive(serde::Deserialize)]
+            struct Name<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
+            let mut image = Vec::new();
+            while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                image.push((name.0, value.get()));
+            }
+            Ok(image)
+        }
+    }
+    let mut parser = serde_json::Deserializer::from_str(text);
+    serde::Deserializer::deserialize_map(&mut parser, Visitor)
+        .and_then(|image| parser.end().map(|()| image))
+        .map_err(|error| Error::InvalidChangeset { problem: error.to_string() })
+}
+
+/// The text behind a raw JSON value: the content of a string, the literal of anything else,
+/// `None` for null.
+pub fn scalar_text(raw: &str) -> Result<Option<String>> {
+    match raw.as_bytes().first() {
+        Some(b'"') => {
+            serde_json::from_str(raw).map(Some).map_err(|error| Error::InvalidChangeset { problem: error.to_string() })
+        }
+        _ if raw == "null" => Ok(None),
+        _ => Ok(Some(raw.to_owned())),
+    }
+}
+
+/// Reads the text form of a value of `column`; the datum is palloc'd in the current context.
+///
+/// Raises the input function's own error for malformed text.
+pub fn read_text(column: &Column, text: &str) -> Result<pg_sys::Datum> {
+    if column.form == Form::Char {
+        let byte = match text.as_bytes() {
+            [b'\\', rest @ ..] if rest.len() == 3 => u8::from_str_radix(&text[1..], 8).unwrap_or(b'\\'),
+            [first, ..] => *first,
+            [] => 0,
+        };
+        return Ok(pg_sys::Datum::from(byte as i8));
+    }
+    let text = CString::new(text)
+        .map_err(|_| Error::InvalidChangeset { problem: format!("zero byte in column {}", column.name) })?;
+    // SAFETY: the input function was looked up for this type; the string outlives the call.
+    unsafe {
+        Ok(pg_sys::InputFunctionCall(column.input.as_ptr(), text.as_ptr().cast_mut(), column.io_param, column.typmod))
+    }
+}
+
+/// Reads a raw JSON value of `column`. Call under [`FixedOutput`].
+pub fn read_value(column: &Column, raw: &str) -> Result<Option<pg_sys::Datum>> {
+    scalar_text(raw)?.map(|text| read_text(column, &text)).transpose()
+}
+
+/// Reads an image and writes it again as the table's present column types do.
+pub fn recode(table: &Table, image: &str) -> Result<String> {
+    let mut out = String::from("{");
+    for (name, raw) in parse_image(image)? {
+        let Some((_, column)) = table.column_named(&name) else {
+            continue;
+        };
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push_str(&column.label);
+        // Read as the session would, for that is how ALTER TABLE converted the rows.
+        match read_value(column, raw)? {
+            Some(datum) => {
+                let _fixed = FixedOutput::enter(table.settings_matter);
+                push_value(&mut out, column, datum);
+            }
+            None => out.push_str("null"),
+        }
+    }
+    out.push('}');
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_escape_what_json_must() {
+        let mut out = String::new();
+        push_json_string(&mut out, "a\"b\\c\n\u{1}é\u{10348}");
+        assert_eq!(out, "\"a\\\"b\\\\c\\n\\u0001é\u{10348}\"");
+        assert_eq!(scalar_text(&out).ok().flatten().as_deref(), Some("a\"b\\c\n\u{1}é\u{10348}"));
+    }
+
+    #[test]
+    fn images_keep_the_text_of_numbers() {
+        let image = parse_image(r#"{"a":1.00,"b":-0,"c":null,"d\"":"x"}"#).ok().unwrap_or_default();
+        let flat: Vec<_> = image.iter().map(|(n, v)| (n.as_ref(), *v)).collect();
+        assert_eq!(flat, [("a", "1.00"), ("b", "-0"), ("c", "null"), ("d\"", "\"x\"")]);
+        assert!(parse_image("[1]").is_err());
+        assert!(parse_image("{\"a\":1} x").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_survives(text in "\\PC*|[\\x01-\\x7f]*") {
+            let mut out = String::new();
+            push_json_string(&mut out, &text);
+            let back = scalar_text(&out).ok().flatten();
+            proptest::prop_assert_eq!(back.as_deref(), Some(text.as_str()));
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! From draft to changeset: compares base images with the present rows and appends the net
+//! changes to the journal.
+
+use crate::actor;
+use crate::claim;
+use crate::codec;
+use crate::diff::{self, Op};
+use crate::draft::{self, DraftKey, Event};
+use crate::error::{Error, Result};
+use crate::guard::{version_of, Ownership};
+use crate::journal::{Head, Journal};
+use crate::notify;
+use crate::order::{Order, Role};
+use crate::pg::fixed::FixedOutput;
+use crate::pg::lock::{Lock, Mode};
+use crate::pg::memory::Scratch;
+use crate::pg::owner::AsOwner;
+use crate::pg::row::{Look, Rows};
+use crate::pg::spi::{self, Arg, Cursor, Sees};
+use crate::pg::spool::Spool;
+use crate::pg::store::text_datum;
+use crate::pg::xact::{self, ActiveSnapshot};
+use crate::settings;
+use crate::table::{Committing, Table};
+use pgrx::pg_sys;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// A touched row: where it is now and what it was when the draft began.
+pub struct Touched {
+    pub root: pg_sys::Oid,
+    pub key: String,
+    pub base: Option<String>,
+    pub version: Option<i64>,
+}
+
+/// Collects net changes in the order of capture, with what is needed to order them.
+#[derive(Default)]
+struct Changes {
+    tables: HashMap<u32, Source>,
+    spool: Spool,
+    order: Order,
+    /// Keys of deleted rows whose claims end with the commit.
+    deleted: Vec<(pg_sys::Oid, String)>,
+    /// Present rows that lost their owner column to a delete and insert in one transaction.
+    reborn: Vec<(pg_sys::Oid, String)>,
+}
+
+/// A table changes come from.
+struct Source {
+    rows: Rows,
+    name: String,
+    constraints: Vec<Constraint>,
+}
+
+struct Constraint {
+    id: u32,
+    columns: Vec<String>,
+    /// What giving values up and taking them means.
+    out: Role,
+    into: Role,
+}
+
+impl Source {
+    fn open(root: pg_sys::Oid) -> Result<Source> {
+        let rows = Rows::open(root)?;
+        let mut constraints = Vec::new();
+        // Unique keys, the keys that foreign keys refer to, and the referring columns.
+        spi::query(
+            "SELECT i.indexrelid::oid, 0, ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
+                                           JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
+             FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indexprs IS NULL
+             UNION ALL
+             SELECT c.oid, 1, ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY k(n, o)
+                               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o)
+             FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0
+             UNION ALL
+             SELECT c.oid, 2, ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY k(n, o)
+                               JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o)
+             FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = $1 AND c.conparentid = 0",
+            &[Arg::oid(root)],
+            Sees::Latest,
+            |row| {
+                let (out, into) = match row.get::<i32>(2) {
+                    Some(0) => (Role::Frees, Role::Takes),
+                    Some(1) => (Role::Removes, Role::Creates),
+                    _ => (Role::Leaves, Role::Refers),
+                };
+                constraints.push(Constraint {
+                    id: row.oid(1).unwrap_or(pg_sys::InvalidOid).to_u32(),
+                    columns: row.get::<Vec<String>>(3).unwrap_or_default(),
+                    out,
+                    into,
+                });
+            },
+        );
+        Ok(Source { name: rows.table.name(), rows, constraints })
+    }
+}
+
+/// Key values in key order, read from the canonical key text.
+pub fn key_datums(table: &Table, key: &str) -> Result<Vec<pg_sys::Datum>> {
+    let image = codec::parse_image(key)?;
+    let _fixed = FixedOutput::enter(table.settings_matter);
+    table
+        .key
+        .iter()
+        .map(|&index| {
+            let missing = || Error::InvalidChangeset { problem: format!("key {key} does not fit {}", table.name()) };
+            let column = table.column(index).ok_or_else(missing)?;
+            let raw = diff::value(&image, &column.name).ok_or_else(missing)?;
+            codec::read_value(column, raw)?.ok_or_else(missing)
+        })
+        .collect()
+}
+
+impl Changes {
+    fn source(&mut self, root: pg_sys::Oid) -> Result<&mut Source> {
+        if !self.tables.contains_key(&root.to_u32()) {
+            let source = Source::open(root)?;
+            self.tables.insert(root.to_u32(), source);
+        }
+        Ok(self.tables.entry(root.to_u32()).or_insert_with(|| pgrx::error!("table is not open")))
+    }
+
+    /// Compares a touched row with its base and keeps the change, if any.
+    fn add(&mut self, touched: &Touched) -> Result<()> {
+        let number = self.spool.len() as u32;
+        let source = self.source(touched.root)?;
+        let table = source.rows.table.clone();
+        let key = key_datums(&table, &touched.key)?;
+        let present = source.rows.find(&key, Look::Latest)?.is_some();
+        let base = touched.base.as_deref().map(codec::parse_image).transpose()?;
+        let mut text = String::new();
+        let mut version = touched.version.unwrap_or_default();
+        let mut owned = true;
+        if present {
+            let leaf = source.rows.leaf_table();
+            let values = source.rows.values();
+            codec::push_row(&mut text, &leaf, values, |_, column| match &base {
+                // Only what the draft may have touched is read at all.
+                Some(base) => !column.untracked && diff::value(base, &column.name).is_some(),
+                None => true,
+            });
+            version = version_of(&leaf, values).unwrap_or_default();
+            owned = Ownership::of(&leaf, values).owner.is_some();
+        }
+        let now = if present { Some(codec::parse_image(&text)?) } else { None };
+        let (op, key, old, new) = match (&base, &now) {
+            (None, None) => return Ok(()),
+            (None, Some(now)) => (Op::Insert, touched.key.clone(), None, Some(now.clone())),
+            (Some(base), None) => (Op::Delete, base_key(&table, base), Some(tracked(&table, base)), None),
+            (Some(base), Some(now)) => {
+                let (old, new) = diff::changed(base, now);
+                if new.is_empty() {
+                    self.reborn(&table, touched, owned);
+                    return Ok(());
+                }
+                (Op::Update, base_key(&table, base), Some(old), Some(new))
+            }
+        };
+        let change = diff::change(op, &source.name, &key, old.as_ref(), new.as_ref(), version);
+        let constraints = std::mem::take(&mut source.constraints);
+        for constraint in &constraints {
+            let values = |image: &Option<diff::Row<'_>>| -> Option<Vec<String>> {
+                let image = image.as_ref()?;
+                constraint
+                    .columns
+                    .iter()
+                    .map(|c| Some(diff::value(image, c)?.to_owned()).filter(|v| v != "null"))
+                    .collect()
+            };
+            let (former, present) = (values(&base), values(&now));
+            if former == present {
+                continue;
+            }
+            for (values, role) in [(former, constraint.out), (present, constraint.into)] {
+                if let Some(values) = values {
+                    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+                    self.order.note(number, role, constraint.id, &values);
+                }
+            }
+        }
+        self.source(touched.root)?.constraints = constraints;
+        self.spool.push(&change);
+        match op {
+            Op::Delete => self.deleted.push((touched.root, touched.key.clone())),
+            _ => self.reborn(&table, touched, owned),
+        }
+        Ok(())
+    }
+
+    fn reborn(&mut self, table: &Table, touched: &Touched, owned: bool) {
+        if table.committing == Committing::Transaction && !owned && touched.base.is_some() {
+            self.reborn.push((touched.root, touched.key.clone()));
+        }
+    }
+
+    /// Appends everything as one changeset.
+    fn append(mut self, journal: &Journal, head: &Head) -> Result<i64> {
+        self.end_claims()?;
+        self.tables.clear();
+        let order = std::mem::take(&mut self.order).solve(self.spool.len());
+        let seq = journal.append(head, &mut self.spool, order.as_deref())?;
+        notify::commit(&journal.name, seq, head.actor);
+        Ok(seq)
+    }
+
+    /// Claims end with their row; a claimed row that was deleted and inserted again in one
+    /// transaction gets its owner back.
+    fn end_claims(&mut self) -> Result<()> {
+        for (root, key) in std::mem::take(&mut self.deleted) {
+            claim::forget(root, &key);
+        }
+        for (root, key) in std::mem::take(&mut self.reborn) {
+            if let Some(owner) = claim::owner(root, &key) {
+                let source = self.source(root)?;
+                let key = key_datums(&source.rows.table, &key)?;
+                if source.rows.find(&key, Look::Latest)?.is_some() {
+                    let column = source.rows.leaf_table().owner_column;
+                    source.rows.write(&[(column, Some(text_datum(&owner)))]);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The columns of an image that are journaled.
+fn tracked<'a>(table: &Table, image: &diff::Row<'a>) -> diff::Row<'a> {
+    image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
+}
+
+/// The canonical key text in a base image.
+fn base_key(table: &Table, base: &diff::Row) -> String {
+    let key = table.key.iter().filter_map(|&index| {
+        let column = table.column(index)?;
+        Some((column.name.clone().into(), diff::value(base, &column.name)?))
+    });
+    diff::object(&key.collect())
+}
+
+/// The open drafts of an actor in a journal that this transaction can have: those another
+/// session of the actor is writing to are left for the next commit.
+pub fn take_drafts(actor: &str, journal: &Journal) -> Vec<DraftKey> {
+    let mut drafts = Vec::new();
+    spi::query(
+        "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE SKIP LOCKED",
+        &[Arg::str(actor), Arg::i32(journal.id)],
+        Sees::Transaction,
+        |row| drafts.extend(row.i64(1).map(|id| (id, journal.id))),
+    );
+    drafts
+}
+
+/// Deletes the headers: every row stamped with them is clean from now on.
+pub fn close_drafts(drafts: &[DraftKey]) {
+    let ids: Vec<i64> = drafts.iter().map(|d| d.0).collect();
+    if let Some(journal) = drafts.first().map(|d| d.1) {
+        spi::run(
+            "DELETE FROM rowclaim.draft WHERE id = ANY ($1) AND journal_id = $2",
+            &[Arg::ids(&ids), Arg::i32(journal)],
+        );
+        draft::closed_here(drafts);
+    }
+}
+
+/// `commit_changes()`: the whole draft of the current actor in a journal as one changeset.
+///
+/// Returns its seq, or `None` when there was nothing to commit.
+pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str, release: bool) -> Result<Option<i64>> {
+    let _owner = AsOwner::enter();
+    let actor = actor::current();
+    let journal = Journal::find(journal)?;
+    xact::bump_command();
+    let serial = base.is_some() || journal.require_current;
+    let drafts = take_drafts(&actor, &journal);
+    let mut seq = None;
+    if !drafts.is_empty() {
+        let mode = if serial { Mode::Exclusive } else { Mode::Share };
+        Lock::Base { journal: journal.id }.acquire(mode);
+        if serial {
+            check_base(&journal, base.unwrap_or(0), &actor)?;
+        }
+    }
+    if !drafts.is_empty() {
+        let mut changes = Changes::default();
+        let ids: Vec<i64> = drafts.iter().map(|d| d.0).collect();
+        let mut cursor = Cursor::open(
+            "WITH gone AS (DELETE FROM rowclaim.draft_row r USING rowclaim.enabled_table t
+                           WHERE r.draft = ANY ($1) AND t.relid = r.relid AND t.journal = $2
+                           RETURNING r.relid::oid AS relid, r.key, r.base, r.base_version)
+             SELECT relid, key, base, base_version FROM gone",
+            &[Arg::ids(&ids), Arg::str(&journal.name)],
+        );
+        each_row(&mut cursor, |touched| changes.add(&touched))?;
+        drop(cursor);
+        close_drafts(&drafts);
+        if changes.spool.len() > 0 {
+            let head = Head { kind: "changeset", actor: &actor, base, message };
+            seq = Some(changes.append(&journal, &head)?);
+        } else {
+            changes.end_claims()?;
+        }
+    }
+    if release {
+        claim::release_journal(&actor, &journal.name)?;
+    }
+    warn_of_stash(&actor, &journal.name);
+    Ok(seq)
+}
+
+/// Visits the rows of a cursor over (relid, key, base, base_version).
+pub fn each_row(cursor: &mut Cursor, mut visit: impl FnMut(Touched) -> Result<()>) -> Result<()> {
+    let scratch = Scratch::new();
+    loop {
+        let mut batch = Vec::new();
+        cursor.fetch(1_000, |row| {
+            batch.push(Touched {
+                root: row.oid(1).unwrap_or(pg_sys::InvalidOid),
+                key: row.text(2).unwrap_or_default(),
+                base: row.text(3),
+                version: row.i64(4),
+            });
+        });
+        if batch.is_empty() {
+            return Ok(());
+        }
+        for touched in batch {
+            pgrx::check_for_interrupts!();
+            let _entered = scratch.enter();
+            visit(touched)?;
+        }
+    }
+}
+
+fn check_base(journal: &Journal, base: i64, actor: &str) -> Result<()> {
+    let newer = spi::first(
+        "SELECT seq, actor FROM rowclaim.journal
+         WHERE journal = $1 AND seq > $2 AND part = 1 AND kind = 'changeset' AND actor <> $3 ORDER BY seq LIMIT 1",
+        &[Arg::str(&journal.name), Arg::i64(base), Arg::str(actor)],
+        Sees::Latest,
+        |row| (row.i64(1).unwrap_or_default(), row.text(2).unwrap_or_default()),
+    );
+    match newer {
+        None => Ok(()),
+        Some((seq, actor)) => Err(Error::JournalBehind { journal: journal.name.clone(), base, seq, actor }),
+    }
+}
+
+/// A commit that follows the loss of a row says so: it does not contain the lost changes.
+fn warn_of_stash(actor: &str, journal: &str) {
+    let count = spi::first(
+        "SELECT count(*) FROM rowclaim.stash WHERE actor = $1 AND journal = $2 AND NOT announced",
+        &[Arg::str(actor), Arg::str(journal)],
+        Sees::Latest,
+        |row| row.i64(1),
+    );
+    if let Some(count @ 1..) = count.flatten() {
+        spi::run(
+            "UPDATE rowclaim.stash SET announced = true WHERE actor = $1 AND journal = $2 AND NOT announced",
+            &[Arg::str(actor), Arg::str(journal)],
+        );
+        pgrx::warning!("{count} of your changes went to the stash and are not in this commit; see rowclaim.stashes");
+    }
+}
+
+/// The changes of `transaction` tables, as changesets of their journals and actors, just before
+/// the transaction commits.
+pub fn commit_transaction(events: Vec<Event>) -> Result<()> {
+    let _snapshot = ActiveSnapshot::latest();
+    let _owner = AsOwner::enter();
+    xact::bump_command();
+    let mut groups: Vec<((Rc<str>, Rc<str>), Vec<Touched>)> = Vec::new();
+    for ((journal, actor), touched) in net(events)? {
+        match groups.iter_mut().find(|(group, _)| *group == (journal.clone(), actor.clone())) {
+            Some((_, rows)) => rows.push(touched),
+            None => groups.push(((journal, actor), vec![touched])),
+        }
+    }
+    for ((journal, actor), rows) in groups {
+        let journal = Journal::find(&journal)?;
+        Lock::Base { journal: journal.id }.acquire(Mode::Share);
+        let mut changes = Changes::default();
+        let scratch = Scratch::new();
+        for touched in rows {
+            let _entered = scratch.enter();
+            changes.add(&touched)?;
+        }
+        if changes.spool.len() > 0 {
+            let head = Head { kind: "changeset", actor: &actor, base: None, message: settings::message() };
+            changes.append(&journal, &head)?;
+        } else {
+            changes.end_claims()?;
+        }
+    }
+    Ok(())
+}
+
+type Group = (Rc<str>, Rc<str>);
+
+/// Replays the captured events: per row that was touched, its first base image under its
+/// present key, in order of first touch.
+fn net(events: Vec<Event>) -> Result<Vec<(Group, Touched)>> {
+    let mut rows: Vec<Option<(Group, Touched)>> = Vec::new();
+    let mut places: HashMap<(u32, String), usize> = HashMap::new();
+    for event in events {
+        match event {
+            Event::Base { root, key, base, version, actor, journal } => {
+                let place = (root.to_u32(), key.clone());
+                match places.get(&place).and_then(|&at| rows[at].as_mut()) {
+                    None => {
+                        places.insert(place, rows.len());
+                        rows.push(Some(((journal, actor), Touched { root, key, base, version })));
+                    }
+                    Some((_, known)) => {
+                        if let (Some(first), Some(later)) = (&known.base, &base) {
+                            known.base = Some(diff::fill_missing(first, later)?);
+                        }
+                    }
+                }
+            }
+            Event::Rekey { root, old, new } => {
+                let Some(from) = places.get(&(root.to_u32(), old.clone())).copied() else {
+                    continue;
+                };
+                let taken = places.contains_key(&(root.to_u32(), new.clone()));
+                if !taken {
+                    if let Some((_, row)) = rows[from].as_mut() {
+                        row.key.clone_from(&new);
+                    }
+                    places.remove(&(root.to_u32(), old));
+                    places.insert((root.to_u32(), new), from);
+                } else if rows[from].as_ref().is_some_and(|(_, row)| row.base.is_none()) {
+                    // A new row took the key of a deleted one: that row counts as changed.
+                    rows[from] = None;
+                    places.remove(&(root.to_u32(), old));
+                }
+            }
+        }
+    }
+    Ok(rows.into_iter().flatten().collect())
+}

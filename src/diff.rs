@@ -1,0 +1,133 @@
+//! Row images compared: what a draft changed, as the journal writes it. No PostgreSQL in here.
+
+use crate::codec::{parse_image, push_json_string, Image};
+
+/// A row image.
+pub type Row<'a> = Image<'a>;
+use crate::error::Result;
+
+/// Joins two JSON objects that share no names.
+pub fn merge_objects(a: &str, b: &str) -> String {
+    let inner = |text: &str| text.trim().trim_start_matches('{').len();
+    match (inner(a), inner(b)) {
+        (_, 1) => a.to_owned(),
+        (1, _) => b.to_owned(),
+        _ => format!("{},{}", &a[..a.len() - 1], &b[1..]),
+    }
+}
+
+/// `base` with the columns of `full` that it lacks.
+pub fn fill_missing(base: &str, full: &str) -> Result<String> {
+    let (known, all) = (parse_image(base)?, parse_image(full)?);
+    let missing: Image = all.into_iter().filter(|(name, _)| !known.iter().any(|(n, _)| n == name)).collect();
+    Ok(merge_objects(base, &object(&missing)))
+}
+
+/// An image as a JSON object.
+pub fn object(image: &Image) -> String {
+    let mut out = String::from("{");
+    for (i, (name, value)) in image.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        push_json_string(&mut out, name);
+        out.push(':');
+        out.push_str(value);
+    }
+    out.push('}');
+    out
+}
+
+/// The value of a column in an image.
+pub fn value<'a>(image: &Image<'a>, name: &str) -> Option<&'a str> {
+    image.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Op {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Op {
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+        }
+    }
+}
+
+/// The columns an update changed: former and present values. A column that `base` lacks was not
+/// touched.
+pub fn changed<'a>(base: &Image<'a>, now: &Image<'a>) -> (Image<'a>, Image<'a>) {
+    let mut result = (Image::new(), Image::new());
+    for (name, present) in now {
+        if let Some(former) = value(base, name) {
+            if former != *present {
+                result.0.push((name.clone(), former));
+                result.1.push((name.clone(), *present));
+            }
+        }
+    }
+    result
+}
+
+/// One change as the journal's format has it.
+///
+/// `table` is the qualified name, `key` the key before the change as a JSON object.
+pub fn change(op: Op, table: &str, key: &str, old: Option<&Image>, new: Option<&Image>, version: i64) -> String {
+    let mut out = format!("{{\"op\":\"{}\",\"table\":", op.name());
+    push_json_string(&mut out, table);
+    out.push_str(",\"key\":");
+    out.push_str(key);
+    for (label, image) in [(",\"old\":", old), (",\"new\":", new)] {
+        if let Some(image) = image {
+            out.push_str(label);
+            out.push_str(&object(image));
+        }
+    }
+    out.push_str(&format!(",\"version\":{version}}}"));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(text: &str) -> Image<'_> {
+        parse_image(text).ok().unwrap_or_default()
+    }
+
+    #[test]
+    fn only_changed_columns_are_in_an_update() {
+        let (old, new) = changed(&image(r#"{"id":1,"a":1.0,"b":"x"}"#), &image(r#"{"id":1,"a":1.00,"b":"x","c":9}"#));
+        assert_eq!((object(&old).as_str(), object(&new).as_str()), (r#"{"a":1.0}"#, r#"{"a":1.00}"#));
+    }
+
+    #[test]
+    fn objects_join() {
+        assert_eq!(merge_objects("{}", r#"{"b":2}"#), r#"{"b":2}"#);
+        assert_eq!(merge_objects(r#"{"a":1}"#, "{}"), r#"{"a":1}"#);
+        assert_eq!(merge_objects(r#"{"a":1}"#, r#"{"b":2}"#), r#"{"a":1,"b":2}"#);
+        assert_eq!(fill_missing(r#"{"a":1}"#, r#"{"a":5,"b":2}"#).ok().as_deref(), Some(r#"{"a":1,"b":2}"#));
+    }
+
+    #[test]
+    fn a_change_has_the_documented_shape() {
+        let text = change(
+            Op::Update,
+            "public.parts",
+            r#"{"id":42}"#,
+            Some(&image(r#"{"a":1}"#)),
+            Some(&image(r#"{"a":2}"#)),
+            4,
+        );
+        assert_eq!(
+            text,
+            r#"{"op":"update","table":"public.parts","key":{"id":42},"old":{"a":1},"new":{"a":2},"version":4}"#
+        );
+    }
+}

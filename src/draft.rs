@@ -1,0 +1,354 @@
+//! Drafts: which draft a stamp belongs to, the draft id of this transaction, and what the
+//! transaction has learnt or done that a rollback to a savepoint must forget.
+//!
+//! Every writing transaction stamps the rows it touches with one id per actor. For tables with
+//! `committing => 'explicit'` the id gets a header row per journal; while the header exists the
+//! row is dirty. Tables with `committing => 'transaction'` have no header: their stamp means
+//! something only to the transaction that set it.
+
+use crate::actor;
+use crate::pg::ffi::nextval;
+use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::xact::{self, SubId};
+use crate::table::{Committing, Table};
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+/// A draft as rows name it: id and journal.
+pub type DraftKey = (i64, i32);
+
+/// What a row's stamp means to the current actor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stamp {
+    /// No uncommitted changes.
+    Clean,
+    /// Dirty under a draft of mine that this transaction started.
+    Current,
+    /// Dirty under an earlier draft of mine.
+    Mine,
+    /// Dirty under somebody else's draft.
+    Other(String),
+}
+
+/// How a row dirty under an earlier draft of mine may be written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Touch {
+    /// The draft is ours until this transaction ends; the row keeps its stamp.
+    Keep,
+    /// Another session of this actor has the draft: the row moves to this transaction's draft.
+    Move,
+    /// The draft was committed meanwhile.
+    Closed,
+}
+
+struct Current {
+    id: i64,
+    actor: Rc<str>,
+    sub: SubId,
+    headers: Vec<(i32, SubId)>,
+}
+
+/// One captured fact of a `transaction` table, in order of happening.
+pub enum Event {
+    /// A row was touched for the first time in this transaction; `None`: it did not exist.
+    Base {
+        root: pg_sys::Oid,
+        key: String,
+        base: Option<String>,
+        version: Option<i64>,
+        actor: Rc<str>,
+        journal: Rc<str>,
+    },
+    /// A row's key changed.
+    Rekey { root: pg_sys::Oid, old: String, new: String },
+}
+
+/// The source half of a row that moves between partitions.
+#[derive(Clone)]
+pub struct Moving {
+    pub relid: pg_sys::Oid,
+    pub tid: (u32, u16),
+    pub command: pg_sys::CommandId,
+    pub old_key: String,
+    pub new_key: String,
+}
+
+#[derive(Default)]
+struct Transaction {
+    current: Vec<Current>,
+    touched: HashMap<DraftKey, (Touch, SubId)>,
+    closed: Vec<(DraftKey, SubId)>,
+    events: Vec<Event>,
+    /// Length of `events` when a subtransaction captured its first one.
+    marks: Vec<(SubId, usize)>,
+    moving: Option<Moving>,
+    moved: HashMap<(u32, String), (String, SubId)>,
+}
+
+/// Drafts known to be closed; they never reopen. Bounded, because ids are many.
+const CLOSED_MAX: usize = 100_000;
+
+thread_local! {
+    static TRANSACTION: RefCell<Transaction> = RefCell::default();
+    static CLOSED: RefCell<HashSet<DraftKey>> = RefCell::default();
+    static BUSY: Cell<bool> = const { Cell::new(false) };
+}
+
+fn with<T>(body: impl FnOnce(&mut Transaction) -> T) -> T {
+    BUSY.with(|busy| busy.set(true));
+    TRANSACTION.with(|tx| body(&mut tx.borrow_mut()))
+}
+
+/// The draft id for rows written now by `who`; drawn at the first use in a transaction.
+pub fn current_id(who: &Rc<str>) -> i64 {
+    let known = with(|tx| tx.current.iter().rev().find(|d| d.actor == *who).map(|d| d.id));
+    known.unwrap_or_else(|| start(who))
+}
+
+/// A further draft id of `who` in this transaction. A row that changes its key gets one, so that
+/// its stamp changes and the change is captured.
+pub fn start(who: &Rc<str>) -> i64 {
+    // SAFETY: look-ups by name.
+    let sequence = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
+        pg_sys::get_relname_relid(c"draft_id_seq".as_ptr(), schema)
+    };
+    let id = nextval(sequence);
+    let sub = xact::current_sub();
+    with(|tx| tx.current.push(Current { id, actor: who.clone(), sub, headers: Vec::new() }));
+    id
+}
+
+/// Is this an id of this transaction, of whatever actor?
+pub fn is_current(id: i64) -> bool {
+    with(|tx| tx.current.iter().any(|d| d.id == id))
+}
+
+/// Makes the draft visible to others once this transaction commits.
+pub fn ensure_header(table: &Table, id: i64) {
+    if table.committing == Committing::Transaction {
+        return;
+    }
+    let sub = xact::current_sub();
+    let owner = with(|tx| {
+        let draft = tx.current.iter_mut().find(|d| d.id == id)?;
+        if draft.headers.iter().any(|(journal, _)| *journal == table.journal_id) {
+            return None;
+        }
+        draft.headers.push((table.journal_id, sub));
+        Some(draft.actor.clone())
+    });
+    if let Some(owner) = owner {
+        spi::run(
+            "INSERT INTO rowclaim.draft (id, journal_id, actor, started_at, touched_at)
+             VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp())",
+            &[Arg::i64(id), Arg::i32(table.journal_id), Arg::str(&owner)],
+        );
+    }
+}
+
+/// The actor of an open draft and when it was touched last (microseconds since 2000-01-01 UTC).
+pub fn header(draft: DraftKey) -> Option<(String, i64)> {
+    spi::first(
+        "SELECT actor, touched_at FROM rowclaim.draft WHERE id = $1 AND journal_id = $2",
+        &[Arg::i64(draft.0), Arg::i32(draft.1)],
+        Sees::Latest,
+        |row| (row.text(1).unwrap_or_default(), row.timestamp(2).unwrap_or_default()),
+    )
+}
+
+/// What the stamp of a row of `table` means to the actor `me`.
+pub fn status(table: &Table, stamp: Option<i64>, me: &Rc<str>) -> Stamp {
+    let Some(id) = stamp else { return Stamp::Clean };
+    let known = with(|tx| tx.current.iter().find(|d| d.id == id).map(|d| d.actor.clone()));
+    if let Some(owner) = known {
+        return if owner == *me { Stamp::Current } else { Stamp::Other(owner.to_string()) };
+    }
+    if table.committing == Committing::Transaction {
+        return Stamp::Clean;
+    }
+    let draft = (id, table.journal_id);
+    if CLOSED.with(|closed| closed.borrow().contains(&draft)) {
+        return Stamp::Clean;
+    }
+    match with(|tx| tx.touched.get(&draft).map(|t| t.0)) {
+        Some(Touch::Closed) => return Stamp::Clean,
+        Some(_) => return Stamp::Mine,
+        None => {}
+    }
+    match header(draft) {
+        None => {
+            // What this transaction closed itself is open again if it rolls back.
+            if !with(|tx| tx.closed.iter().any(|(d, _)| *d == draft)) {
+                CLOSED.with(|closed| {
+                    let mut closed = closed.borrow_mut();
+                    if closed.len() >= CLOSED_MAX {
+                        closed.clear();
+                    }
+                    closed.insert(draft);
+                });
+            }
+            Stamp::Clean
+        }
+        Some((owner, _)) if owner == **me => Stamp::Mine,
+        Some((owner, _)) => Stamp::Other(owner),
+    }
+}
+
+/// Takes an earlier draft of mine for this transaction, once per transaction and draft, so that a
+/// commit from another session leaves it out.
+pub fn touch(draft: DraftKey) -> Touch {
+    if let Some(touch) = with(|tx| tx.touched.get(&draft).map(|t| t.0)) {
+        return touch;
+    }
+    let locked = spi::run(
+        "SELECT 1 FROM rowclaim.draft WHERE id = $1 AND journal_id = $2 FOR UPDATE SKIP LOCKED",
+        &[Arg::i64(draft.0), Arg::i32(draft.1)],
+    );
+    let touch = if locked > 0 {
+        spi::run(
+            "UPDATE rowclaim.draft SET touched_at = clock_timestamp() WHERE id = $1 AND journal_id = $2",
+            &[Arg::i64(draft.0), Arg::i32(draft.1)],
+        );
+        Touch::Keep
+    } else if header(draft).is_some() {
+        Touch::Move
+    } else {
+        Touch::Closed
+    };
+    let sub = xact::current_sub();
+    with(|tx| tx.touched.insert(draft, (touch, sub)));
+    touch
+}
+
+/// Remembers that this transaction deleted these headers: new writes need a new id.
+pub fn closed_here(drafts: &[DraftKey]) {
+    let sub = xact::current_sub();
+    with(|tx| {
+        for draft in drafts {
+            tx.closed.push((*draft, sub));
+            tx.touched.remove(draft);
+            tx.current.retain(|d| d.id != draft.0);
+        }
+    });
+}
+
+/// Records a fact about a row of a `transaction` table.
+pub fn record(event: Event) {
+    let sub = xact::current_sub();
+    with(|tx| {
+        if tx.marks.last().is_none_or(|mark| mark.0 != sub) {
+            tx.marks.push((sub, tx.events.len()));
+        }
+        tx.events.push(event);
+    });
+}
+
+/// Notes that the guard let an UPDATE change the key of a partition's row; the row may be about
+/// to move to another partition.
+pub fn key_changes(moving: Moving) {
+    with(|tx| tx.moving = Some(moving));
+}
+
+/// The guard sees a DELETE: is it the first half of a move between partitions?
+pub fn maybe_moves(relid: pg_sys::Oid, tid: (u32, u16), root: pg_sys::Oid) {
+    let (command, sub) = (xact::current_command(), xact::current_sub());
+    with(|tx| {
+        if let Some(moving) = tx.moving.take() {
+            if moving.relid == relid && moving.tid == tid && moving.command == command {
+                tx.moved.insert((root.to_u32(), moving.new_key), (moving.old_key, sub));
+            }
+        }
+    });
+}
+
+/// The former key of a row that has just arrived in a partition.
+pub fn moved_from(root: pg_sys::Oid, key: &str) -> Option<String> {
+    with(|tx| {
+        if tx.moved.is_empty() {
+            return None;
+        }
+        tx.moved.remove(&(root.to_u32(), key.to_owned())).map(|(old, _)| old)
+    })
+}
+
+/// Turns what `transaction` tables captured into changesets; called just before commit.
+pub fn before_commit() {
+    if !BUSY.with(Cell::get) {
+        return;
+    }
+    let events = with(|tx| {
+        tx.marks.clear();
+        std::mem::take(&mut tx.events)
+    });
+    if !events.is_empty() {
+        crate::error::check(crate::commit::commit_transaction(events));
+    }
+}
+
+/// Forgets which drafts are closed; called from a cache callback.
+pub fn forget_closed() {
+    CLOSED.with(|closed| {
+        if let Ok(mut closed) = closed.try_borrow_mut() {
+            closed.clear();
+        }
+    });
+}
+
+/// The transaction ended. After a rollback what was seen of journals may not be true.
+pub fn after_transaction(aborted: bool) {
+    actor::forget();
+    if aborted {
+        crate::journal::forget();
+    }
+    if BUSY.with(|busy| busy.replace(false)) {
+        let old = TRANSACTION.with(|tx| std::mem::take(&mut *tx.borrow_mut()));
+        drop(old);
+    }
+}
+
+/// A subtransaction ended: committed into `parent`, or rolled back.
+pub fn after_sub(sub: SubId, parent: Option<SubId>) {
+    if !BUSY.with(Cell::get) {
+        return;
+    }
+    with(|tx| match parent {
+        Some(parent) => {
+            let relabel = |s: &mut SubId| {
+                if *s == sub {
+                    *s = parent;
+                }
+            };
+            for draft in &mut tx.current {
+                relabel(&mut draft.sub);
+                draft.headers.iter_mut().for_each(|h| relabel(&mut h.1));
+            }
+            tx.touched.values_mut().for_each(|t| relabel(&mut t.1));
+            tx.closed.iter_mut().for_each(|c| relabel(&mut c.1));
+            tx.moved.values_mut().for_each(|m| relabel(&mut m.1));
+            if tx.marks.last().is_some_and(|m| m.0 == sub) {
+                let below = tx.marks.len().checked_sub(2).map(|i| tx.marks[i].0);
+                if below == Some(parent) {
+                    tx.marks.pop();
+                } else if let Some(mark) = tx.marks.last_mut() {
+                    mark.0 = parent;
+                }
+            }
+        }
+        None => {
+            tx.current.retain(|d| d.sub != sub);
+            tx.current.iter_mut().for_each(|d| d.headers.retain(|h| h.1 != sub));
+            tx.touched.retain(|_, t| t.1 != sub);
+            tx.closed.retain(|c| c.1 != sub);
+            if tx.marks.last().is_some_and(|m| m.0 == sub) {
+                if let Some((_, len)) = tx.marks.pop() {
+                    tx.events.truncate(len);
+                }
+            }
+            tx.moved.retain(|_, m| m.1 != sub);
+            crate::journal::forget();
+        }
+    });
+}

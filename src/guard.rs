@@ -1,0 +1,273 @@
+//! The BEFORE trigger of every enabled table: rejects a write to a row the actor does not hold,
+//! or lets it go on with the next version and the stamp of a draft. Runs once per written row.
+
+use crate::actor;
+use crate::claim;
+use crate::codec;
+use crate::draft::{self, Moving, Stamp, Touch};
+use crate::error::{check, Error, Holder, Result};
+use crate::pg::owner;
+use crate::pg::trigger::{in_apply_worker, Call, Event, Values};
+use crate::pg::value::{is_external, same_image, text};
+use crate::pg::xact;
+use crate::settings;
+use crate::table::{Claiming, Table};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::rc::Rc;
+
+#[no_mangle]
+pub extern "C" fn pg_finfo_rowclaim_guard() -> &'static pg_sys::Pg_finfo_record {
+    const INFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &INFO
+}
+
+/// `BEFORE UPDATE OR DELETE … FOR EACH ROW`.
+///
+/// # Safety
+/// Called by the trigger manager.
+#[no_mangle]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn rowclaim_guard(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let call = Call::new(fcinfo, "rowclaim.guard");
+    if in_apply_worker() {
+        return call.proceed();
+    }
+    check(match call.event() {
+        Event::Update if call.is_before_row() => update(&call),
+        Event::Delete if call.is_before_row() => delete(&call),
+        _ => Err(Error::OperationRefused {
+            table: crate::table::qualified_name(call.relid()),
+            problem: "rowclaim.guard() is a BEFORE UPDATE OR DELETE row trigger".into(),
+            hint: "enable_claims() creates it.".into(),
+        }),
+    })
+}
+
+/// The ownership columns of a row.
+pub struct Ownership {
+    pub owner: Option<String>,
+    pub version: i64,
+    pub draft: Option<i64>,
+}
+
+impl Ownership {
+    pub fn of(table: &Table, row: Values) -> Ownership {
+        Ownership {
+            // SAFETY: the owner column is text; the row outlives the call.
+            owner: row.get(table.owner_column).map(|d| unsafe { text(d).to_owned() }),
+            version: version_of(table, row).unwrap_or_default(),
+            draft: row.get(table.draft_column).map(|d| d.value() as i64),
+        }
+    }
+}
+
+/// The row's version; `None` for NULL.
+pub fn version_of(table: &Table, row: Values) -> Option<i64> {
+    let datum = row.get(table.version_column)?;
+    Some(if table.version_is_int4 { i64::from(datum.value() as i32) } else { datum.value() as i64 })
+}
+
+/// A version as a datum of the version column.
+pub fn version_datum(table: &Table, version: i64) -> Result<pg_sys::Datum> {
+    if !table.version_is_int4 {
+        return Ok(pg_sys::Datum::from(version));
+    }
+    i32::try_from(version).map(pg_sys::Datum::from).map_err(|_| Error::OperationRefused {
+        table: table.name(),
+        problem: format!("version {version} does not fit the table's integer version column"),
+        hint: "Call disable_claims(), change the column to bigint, then enable_claims().".into(),
+    })
+}
+
+/// What an UPDATE changes, ownership columns aside.
+#[derive(Default, Clone, Copy)]
+pub struct Changes {
+    pub tracked: bool,
+    pub untracked: bool,
+    pub key: bool,
+    /// A value stored out of line: the base image may lack it.
+    pub external: bool,
+}
+
+/// Compares two versions of a row as stored.
+pub fn changes(table: &Table, old: Values, new: Values) -> Changes {
+    let mut result = Changes::default();
+    for (index, column) in table.columns.iter().enumerate() {
+        let Some(column) = column else { continue };
+        let same = match (old.get(index), new.get(index)) {
+            (None, None) => true,
+            // SAFETY: non-null values of the column.
+            (Some(a), Some(b)) => unsafe { same_image(column.storage, a, b) },
+            _ => false,
+        };
+        if same {
+            continue;
+        }
+        if column.untracked {
+            result.untracked = true;
+            continue;
+        }
+        result.tracked = true;
+        result.key |= table.has_key_column(index);
+        if column.storage.len == -1 {
+            // SAFETY: a non-null varlena.
+            result.external |= old.get(index).is_some_and(|d| unsafe { is_external(d) });
+        }
+    }
+    result
+}
+
+fn same(table: &Table, index: usize, old: Values, new: Values) -> bool {
+    match (old.get(index), new.get(index)) {
+        (None, None) => true,
+        // SAFETY: non-null values of the column.
+        (Some(a), Some(b)) => unsafe { same_image(table.storage[index], a, b) },
+        _ => false,
+    }
+}
+
+/// Refuses the write unless `me` holds the row or may take it by writing.
+fn check_hold(
+    table: &Table,
+    row: Values,
+    held: &Ownership,
+    stamp: &Stamp,
+    me: &Rc<str>,
+    free_is_fine: bool,
+) -> Result<()> {
+    let other = match (stamp, &held.owner) {
+        (Stamp::Other(who), _) => Some(who.clone()),
+        (_, Some(owner)) if **owner != **me => Some(owner.clone()),
+        _ => None,
+    };
+    let key = || codec::key_text(table, row);
+    match other {
+        Some(who) => Err(held_by(table, &key(), &who, stamp, held)),
+        None if held.owner.is_none()
+            && *stamp == Stamp::Clean
+            && table.claiming == Claiming::Required
+            && !free_is_fine =>
+        {
+            Err(Error::RowNotClaimed { row: table.row_name(&key(), owner::caller().0) })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The error for a row that `who` holds.
+pub fn held_by(table: &Table, key: &str, who: &str, stamp: &Stamp, held: &Ownership) -> Error {
+    let holder = match (stamp, held.draft) {
+        (Stamp::Other(_), Some(id)) if held.owner.as_deref() != Some(who) => {
+            claim::draft_holder((id, table.journal_id), who)
+        }
+        _ => claim::holder(table.root, key).unwrap_or_else(|| Holder { owner: who.into(), ..Holder::default() }),
+    };
+    Error::RowHeld { row: table.row_name(key, owner::caller().0), holder }
+}
+
+fn update(call: &Call) -> Result<pg_sys::Datum> {
+    let table = Table::enabled(call.relid())?;
+    let (old, new) = (call.row(), call.new_row());
+    let me = actor::current();
+    let held = Ownership::of(&table, old);
+    let changed = changes(&table, old, new);
+    let mut stamp = draft::status(&table, held.draft, &me);
+
+    let given = version_of(&table, new);
+    let next = held.version.checked_add(1);
+    let takes_owner = !same(&table, table.owner_column, old, new);
+    let takes_draft = !same(&table, table.draft_column, old, new);
+    let only_untracked = changed.untracked && !changed.tracked;
+    if settings::enforce() && !only_untracked {
+        check_hold(&table, old, &held, &stamp, &me, takes_owner || takes_draft)?;
+    }
+    let row_name = || table.row_name(&codec::key_text(&table, old), owner::caller().0);
+    for (takes, column) in [(takes_owner, table.owner_column), (takes_draft, table.draft_column)] {
+        if takes {
+            return Err(Error::ProtectedColumn { row: row_name(), column: attribute_name(call, column) });
+        }
+    }
+    if given != Some(held.version) && (given.is_none() || given != next) {
+        return Err(Error::StaleRowVersion { row: row_name(), given, current: held.version });
+    }
+    if !changed.tracked {
+        if given == Some(held.version) {
+            return Ok(call.proceed());
+        }
+        let version = version_datum(&table, held.version)?;
+        return Ok(call.proceed_with(&mut [table.version_column as i32 + 1], &mut [version], &mut [false]));
+    }
+
+    if stamp == Stamp::Mine && draft::touch((held.draft.unwrap_or_default(), table.journal_id)) == Touch::Closed {
+        stamp = Stamp::Clean;
+    }
+    let id = match &stamp {
+        Stamp::Clean => draft::current_id(&me),
+        Stamp::Current if changed.key || changed.external => draft::start(&me),
+        Stamp::Mine => {
+            let old_id = held.draft.unwrap_or_default();
+            let stays = draft::touch((old_id, table.journal_id)) == Touch::Keep && !changed.key && !changed.external;
+            if stays {
+                old_id
+            } else {
+                draft::current_id(&me)
+            }
+        }
+        // Maintenance (rowclaim.enforce = off) joins the holder's draft.
+        Stamp::Other(who) if changed.key || changed.external => draft::start(&who.as_str().into()),
+        Stamp::Current | Stamp::Other(_) => held.draft.unwrap_or_default(),
+    };
+    if changed.key && table.relid != table.root {
+        let tid = call.tid();
+        draft::key_changes(Moving {
+            relid: table.relid,
+            tid: place(tid),
+            command: xact::current_command(),
+            old_key: codec::key_text(&table, old),
+            new_key: codec::key_text(&table, new),
+        });
+    }
+    let Some(next) = next else {
+        return Err(Error::StaleRowVersion { row: row_name(), given, current: held.version });
+    };
+    if given == Some(next) && held.draft == Some(id) {
+        return Ok(call.proceed());
+    }
+    Ok(call.proceed_with(
+        &mut [table.version_column as i32 + 1, table.draft_column as i32 + 1],
+        &mut [version_datum(&table, next)?, pg_sys::Datum::from(id)],
+        &mut [false, false],
+    ))
+}
+
+fn delete(call: &Call) -> Result<pg_sys::Datum> {
+    let table = Table::enabled(call.relid())?;
+    let old = call.row();
+    let me = actor::current();
+    let held = Ownership::of(&table, old);
+    let stamp = draft::status(&table, held.draft, &me);
+    if settings::enforce() {
+        check_hold(&table, old, &held, &stamp, &me, false)?;
+    }
+    if let (Stamp::Mine, Some(id)) = (&stamp, held.draft) {
+        draft::touch((id, table.journal_id));
+    }
+    if table.relid != table.root {
+        draft::maybe_moves(table.relid, place(call.tid()), table.root);
+    }
+    Ok(call.proceed())
+}
+
+fn place(tid: pg_sys::ItemPointerData) -> (u32, u16) {
+    ((u32::from(tid.ip_blkid.bi_hi) << 16) | u32::from(tid.ip_blkid.bi_lo), tid.ip_posid)
+}
+
+/// The name of an attribute of the trigger's table.
+pub fn attribute_name(call: &Call, index: usize) -> String {
+    // SAFETY: the relation is open during the call and has the attribute.
+    unsafe {
+        let att = crate::pg::ffi::attribute((*call.relation()).rd_att, index as i32);
+        std::ffi::CStr::from_ptr((*att).attname.data.as_ptr()).to_string_lossy().into_owned()
+    }
+}

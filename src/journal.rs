@@ -1,0 +1,430 @@
+//! The journal: numbers without gaps or serialised commits, entries in parts with a hash chain,
+//! seals, and the `void` entries of commits that failed after drawing their number.
+
+use crate::error::{Error, Result};
+use crate::pg::ffi::nextval;
+use crate::pg::lock::{Lock, Mode};
+use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::spool::Spool;
+use crate::pg::xact;
+use pgrx::pg_sys;
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// The most changes and bytes one part holds; a single larger change makes a part of its own.
+const PART_CHANGES: usize = 1_000;
+const PART_BYTES: usize = 4 << 20;
+/// A seal is due after this many entries.
+const SEAL_EVERY: i64 = 1_000;
+
+pub struct Journal {
+    pub id: i32,
+    pub name: String,
+    pub require_current: bool,
+    sequence: pg_sys::Oid,
+}
+
+/// What an entry is about, besides its number and changes.
+pub struct Head<'a> {
+    pub kind: &'a str,
+    pub actor: &'a str,
+    pub base: Option<i64>,
+    pub message: Option<String>,
+}
+
+thread_local! {
+    static SEEN: RefCell<HashMap<i32, Seen>> = RefCell::default();
+}
+
+/// What this backend saw last of a journal: the end of the contiguous visible prefix, and of its
+/// sealed part.
+#[derive(Clone, Copy)]
+struct Seen {
+    prefix: i64,
+    sealed: i64,
+}
+
+/// Forgets what may have been rolled back.
+pub fn forget() {
+    SEEN.with(|seen| {
+        if let Ok(mut seen) = seen.try_borrow_mut() {
+            seen.clear();
+        }
+    });
+}
+
+impl Journal {
+    /// The journal of this name; its number sequence is made to exist and to be ahead of the
+    /// entries (they may have been restored from a dump).
+    pub fn find(name: &str) -> Result<Journal> {
+        let found = spi::first(
+            "SELECT id, require_current, pg_catalog.to_regclass('rowclaim.journal_' || id || '_seq')::oid
+             FROM rowclaim.journal_config WHERE name = $1",
+            &[Arg::str(name)],
+            Sees::Latest,
+            |row| (row.get::<i32>(1).unwrap_or_default(), row.get::<bool>(2).unwrap_or_default(), row.oid(3)),
+        );
+        let Some((id, require_current, sequence)) = found else {
+            return Err(Error::InvalidParameter {
+                parameter: "journal",
+                problem: format!("there is no journal {name}"),
+            });
+        };
+        let journal = |sequence| Journal { id, name: name.to_owned(), require_current, sequence };
+        if let (Some(sequence), true) = (sequence, SEEN.with(|seen| seen.borrow().contains_key(&id))) {
+            return Ok(journal(sequence));
+        }
+        let sequence = Lock::Draw { journal: id }.hold(|| {
+            spi::first("SELECT rowclaim.journal_sequence($1)::oid", &[Arg::i32(id)], Sees::Latest, |row| row.oid(1))
+        });
+        Ok(journal(sequence.flatten().unwrap_or(pg_sys::InvalidOid)))
+    }
+
+    /// Draws the next number. Whoever sees the number drawn finds it locked by a live transaction
+    /// or knows that its transaction has ended.
+    fn draw(&self) -> i64 {
+        Lock::Draw { journal: self.id }.hold(|| {
+            let seq = nextval(self.sequence);
+            Lock::Number { journal: self.id, seq }.acquire(Mode::Exclusive);
+            seq
+        })
+    }
+
+    /// Appends an entry with these changes, in `order`; returns its number.
+    pub fn append(&self, head: &Head, changes: &mut Spool, order: Option<&[u32]>) -> Result<i64> {
+        self.seal_if_due()?;
+        let seq = self.draw();
+        self.write(seq, head, changes, order);
+        self.fill_gaps(seq)?;
+        Ok(seq)
+    }
+
+    fn write(&self, seq: i64, head: &Head, changes: &mut Spool, order: Option<&[u32]>) {
+        let at = |i: usize| order.map_or(i, |order| order[i] as usize);
+        let mut parts = vec![0..0];
+        let mut bytes = 0;
+        for i in 0..changes.len() {
+            let size = changes.size(at(i)) + 1;
+            let part = parts.last_mut().unwrap_or_else(|| pgrx::error!("a changeset has no part"));
+            if part.len() == PART_CHANGES || part.start < part.end && bytes + size > PART_BYTES {
+                parts.push(i..i + 1);
+                bytes = size;
+            } else {
+                part.end = i + 1;
+                bytes += size;
+            }
+        }
+        let mut previous = Vec::new();
+        let count = parts.len() as i32;
+        for (number, range) in parts.into_iter().enumerate() {
+            let mut text = String::from("[");
+            for i in range {
+                if text.len() > 1 {
+                    text.push(',');
+                }
+                changes.read(at(i), &mut text);
+            }
+            text.push(']');
+            previous = self.write_part(seq, number as i32 + 1, count, head, &text, &previous);
+        }
+    }
+
+    fn write_part(&self, seq: i64, part: i32, parts: i32, head: &Head, changes: &str, previous: &[u8]) -> Vec<u8> {
+        let committed_at = xact::clock();
+        let xid = xact::xid();
+        let hash = entry_hash(
+            &serde_json::json!([
+                self.name,
+                seq,
+                part,
+                parts,
+                head.kind,
+                head.actor,
+                head.base,
+                xid.to_string(),
+                head.message,
+                committed_at
+            ])
+            .to_string(),
+            changes,
+            previous,
+        );
+        spi::run(
+            "INSERT INTO rowclaim.journal
+                    (journal, seq, part, parts, kind, actor, base, xid, message, committed_at, changes, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::xid8, $9, $10, $11, $12)",
+            &[
+                Arg::str(&self.name),
+                Arg::i64(seq),
+                Arg::i32(part),
+                Arg::i32(parts),
+                Arg::str(head.kind),
+                Arg::str(head.actor),
+                Arg::i64(head.base),
+                Arg::text(xid.to_string()),
+                Arg::text(head.message.clone()),
+                Arg::timestamp(Some(committed_at)),
+                Arg::json(changes),
+                Arg::bytes(&hash),
+            ],
+        );
+        hash
+    }
+
+    /// Writes a `void` entry for every number below `before` whose transaction has failed.
+    ///
+    /// Returns how many were written.
+    pub fn fill_gaps(&self, before: i64) -> Result<i64> {
+        let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied()).unwrap_or_else(|| {
+            let sealed = self.sealed();
+            Seen { prefix: sealed, sealed }
+        });
+        let mut expected = seen.prefix + 1;
+        let mut missing = Vec::new();
+        let mut prefix = expected - 1;
+        spi::query(
+            "SELECT seq FROM rowclaim.journal WHERE journal = $1 AND seq >= $2 AND seq < $3 AND part = 1 ORDER BY seq",
+            &[Arg::str(&self.name), Arg::i64(expected), Arg::i64(before)],
+            Sees::Latest,
+            |row| {
+                let seq = row.i64(1).unwrap_or_default();
+                missing.extend(expected..seq);
+                if prefix == seq - 1 {
+                    prefix = seq;
+                }
+                expected = seq + 1;
+            },
+        );
+        missing.extend(expected..before);
+        SEEN.with(|all| all.borrow_mut().insert(self.id, Seen { prefix, ..seen }));
+        let mut written = 0;
+        for seq in missing {
+            if (Lock::Number { journal: self.id, seq }).try_acquire(Mode::Exclusive) && !self.has(seq) {
+                let head = Head { kind: "void", actor: "", base: None, message: None };
+                self.write(seq, &head, &mut Spool::default(), None);
+                written += 1;
+            }
+        }
+        Ok(written)
+    }
+
+    /// The last number that has an entry; gaps after it concern nobody yet.
+    pub fn last_entry(&self) -> i64 {
+        spi::first(
+            "SELECT max(seq) FROM rowclaim.journal WHERE journal = $1",
+            &[Arg::str(&self.name)],
+            Sees::Latest,
+            |row| row.i64(1),
+        )
+        .flatten()
+        .unwrap_or(0)
+    }
+
+    fn has(&self, seq: i64) -> bool {
+        spi::run(
+            "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq = $2 AND part = 1",
+            &[Arg::str(&self.name), Arg::i64(seq)],
+        ) > 0
+    }
+
+    /// The last number under a seal, or the last one pruned: everything below is contiguous.
+    fn sealed(&self) -> i64 {
+        spi::first("SELECT rowclaim.sealed_seq($1)", &[Arg::str(&self.name)], Sees::Latest, |row| row.i64(1))
+            .flatten()
+            .unwrap_or(0)
+    }
+
+    fn seal_if_due(&self) -> Result<()> {
+        let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied());
+        if !seen.is_some_and(|seen| seen.prefix - seen.sealed >= SEAL_EVERY) {
+            return Ok(());
+        }
+        if (Lock::Seal { journal: self.id }).try_acquire(Mode::Exclusive) {
+            let (sealed, stable) = (self.sealed(), self.stable());
+            if stable - sealed >= SEAL_EVERY {
+                self.seal(sealed, stable)?;
+            }
+            let sealed = self.sealed();
+            SEEN.with(|all| {
+                if let Some(seen) = all.borrow_mut().get_mut(&self.id) {
+                    seen.sealed = sealed;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    pub fn stable(&self) -> i64 {
+        spi::first("SELECT rowclaim.stable_seq($1)", &[Arg::str(&self.name)], Sees::Latest, |row| row.i64(1))
+            .flatten()
+            .unwrap_or(0)
+    }
+
+    /// Appends a seal over everything after the seal before; its number, or `None` when there is
+    /// nothing to seal. Waits for a seal in progress.
+    pub fn seal_now(&self) -> Result<Option<i64>> {
+        Lock::Seal { journal: self.id }.acquire(Mode::Exclusive);
+        self.fill_gaps(self.last_entry())?;
+        let (sealed, stable) = (self.sealed(), self.stable());
+        if stable <= sealed {
+            return Ok(None);
+        }
+        self.seal(sealed, stable).map(Some)
+    }
+
+    fn seal(&self, after: i64, upto: i64) -> Result<i64> {
+        let mut chain = Sha256::new();
+        let previous = spi::first(
+            "SELECT hash FROM rowclaim.journal WHERE journal = $1 AND kind = 'seal' ORDER BY seq DESC LIMIT 1",
+            &[Arg::str(&self.name)],
+            Sees::Latest,
+            |row| row.get::<Vec<u8>>(1),
+        );
+        chain.update(previous.flatten().unwrap_or_default());
+        let entries = spi::query(
+            "SELECT hash FROM rowclaim.journal WHERE journal = $1 AND seq > $2 AND seq <= $3 ORDER BY seq, part",
+            &[Arg::str(&self.name), Arg::i64(after), Arg::i64(upto)],
+            Sees::Latest,
+            |row| chain.update(row.get::<Vec<u8>>(1).unwrap_or_default()),
+        );
+        let mut content = Spool::default();
+        content.push(&format!(
+            "{{\"op\":\"seal\",\"from\":{},\"to\":{upto},\"entries\":{entries},\"chain\":\"{}\"}}",
+            after + 1,
+            hex(&chain.finalize())
+        ));
+        let seq = self.draw();
+        let head = Head { kind: "seal", actor: "", base: None, message: None };
+        self.write(seq, &head, &mut content, None);
+        Ok(seq)
+    }
+}
+
+/// SHA-256 over the entry's header (a JSON array), a line feed, its changes as stored, and the
+/// hash of the part before (nothing for part 1).
+pub fn entry_hash(header: &str, changes: &str, previous: &[u8]) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    hash.update(header);
+    hash.update("\n");
+    hash.update(changes);
+    hash.update(previous);
+    hash.finalize().to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One finding of `verify_journal`.
+pub struct Finding {
+    pub seq: i64,
+    pub part: Option<i32>,
+    pub problem: String,
+}
+
+/// Checks every entry: hashes, parts, gaps and seals. Numbers after the last entry are not
+/// judged: a commit in flight, a failed one and a removed one look the same until a seal.
+pub fn verify(name: &str) -> Result<Vec<Finding>> {
+    Journal::find(name)?;
+    let pruned = spi::first(
+        "SELECT pruned_seq FROM rowclaim.journal_config WHERE name = $1",
+        &[Arg::str(name)],
+        Sees::Latest,
+        |row| row.i64(1),
+    );
+    let mut chain = Chain { seq: pruned.flatten().unwrap_or(0), ..Chain::default() };
+    let mut cursor = spi::Cursor::open(
+        "SELECT seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash
+         FROM rowclaim.journal WHERE journal = $1 ORDER BY seq, part",
+        &[Arg::str(name)],
+    );
+    while cursor.fetch(100, |row| chain.check(name, row)) > 0 {}
+    chain.end_entry();
+    Ok(chain.findings)
+}
+
+/// What verification knows while it walks through a journal.
+#[derive(Default)]
+struct Chain {
+    findings: Vec<Finding>,
+    seq: i64,
+    part: i32,
+    parts: i32,
+    previous: Vec<u8>,
+    last_seal: Vec<u8>,
+    since_seal: Vec<(i64, Vec<u8>)>,
+}
+
+impl Chain {
+    fn report(&mut self, seq: i64, part: Option<i32>, problem: impl Into<String>) {
+        self.findings.push(Finding { seq, part, problem: problem.into() });
+    }
+
+    fn end_entry(&mut self) {
+        for missing in self.part + 1..=self.parts {
+            self.report(self.seq, Some(missing), "part is missing");
+        }
+    }
+
+    fn check(&mut self, journal: &str, row: &spi::Row) {
+        let seq = row.i64(1).unwrap_or_default();
+        let (part, parts) = (row.get::<i32>(2).unwrap_or_default(), row.get::<i32>(3).unwrap_or_default());
+        if seq != self.seq {
+            self.end_entry();
+            for missing in self.seq + 1..seq {
+                self.report(missing, None, "entry is missing");
+            }
+            (self.seq, self.part, self.parts) = (seq, 0, parts);
+            self.previous.clear();
+        }
+        if part != self.part + 1 || parts != self.parts {
+            self.report(seq, Some(part), "part is out of order or does not belong to the entry");
+        }
+        self.part = part;
+        let kind = row.text(4).unwrap_or_default();
+        let header = serde_json::json!([
+            journal,
+            seq,
+            part,
+            parts,
+            kind,
+            row.text(5),
+            row.i64(6),
+            row.text(7),
+            row.text(8),
+            row.timestamp(9)
+        ])
+        .to_string();
+        let changes = row.text(10).unwrap_or_default();
+        let stored = row.get::<Vec<u8>>(11).unwrap_or_default();
+        if entry_hash(&header, &changes, &self.previous) != stored {
+            self.report(seq, Some(part), "content does not match its hash");
+        }
+        if kind == "seal" {
+            match self.seal_range(&changes) {
+                Some((_, _, true)) => {}
+                Some((from, to, false)) => {
+                    self.report(seq, Some(part), format!("seal does not match entries {from} to {to}"))
+                }
+                None => self.report(seq, Some(part), "seal cannot be read"),
+            }
+            self.last_seal.clone_from(&stored);
+        }
+        self.since_seal.push((seq, stored.clone()));
+        self.previous = stored;
+    }
+
+    /// The entries a seal covers and whether its chain matches them.
+    fn seal_range(&mut self, changes: &str) -> Option<(i64, i64, bool)> {
+        let seal: serde_json::Value = serde_json::from_str(changes).ok()?;
+        let (from, to) = (seal[0]["from"].as_i64()?, seal[0]["to"].as_i64()?);
+        let mut chain = Sha256::new();
+        chain.update(&self.last_seal);
+        for (_, hash) in self.since_seal.iter().filter(|(seq, _)| (from..=to).contains(seq)) {
+            chain.update(hash);
+        }
+        self.since_seal.retain(|(seq, _)| *seq > to);
+        Some((from, to, Some(hex(&chain.finalize()).as_str()) == seal[0]["chain"].as_str()))
+    }
+}

@@ -1,0 +1,42 @@
+//! rowclaim: row ownership, drafts and an ordered change journal for PostgreSQL.
+//!
+//! This file declares the module, what happens when it is loaded, and the SQL it installs.
+
+use pgrx::prelude::*;
+
+pg_module_magic!(name = c"rowclaim", version = c"0.1.0");
+
+mod actor;
+mod api;
+mod capture;
+mod claim;
+mod codec;
+mod commit;
+mod diff;
+mod draft;
+mod enable;
+mod error;
+mod guard;
+mod journal;
+mod key;
+mod notify;
+mod order;
+mod pg;
+mod restore;
+mod settings;
+mod table;
+
+extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
+extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["schema"]);
+extension_sql_file!("../sql/api.sql", name = "api", requires = ["triggers"]);
+extension_sql_file!("../sql/consumers.sql", name = "consumers", requires = ["api"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["consumers"]);
+extension_sql_file!("../sql/ddl_guards.sql", name = "ddl_guards", requires = ["views"], finalize);
+
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::register();
+    table::register();
+    pg::xact::register();
+}

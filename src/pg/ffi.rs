@@ -1,0 +1,97 @@
+//! Server functions and variables that pgrx does not bind.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+
+mod raw {
+    use pgrx::pg_sys;
+
+    extern "C-unwind" {
+        pub fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
+        pub fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
+        pub static mut bytea_output: core::ffi::c_int;
+        pub static mut xmloption: core::ffi::c_int;
+    }
+}
+
+/// Draws the next value of a sequence without a privilege check.
+pub fn nextval(sequence: pg_sys::Oid) -> i64 {
+    // SAFETY: the function takes plain values and raises errors the boundary turns into panics.
+    unsafe { pg_guard_ffi_boundary(|| raw::nextval_internal(sequence, false)) }
+}
+
+/// The partitioned tables above a partition, nearest first.
+pub fn partition_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: the list of OIDs lives in the current memory context and is copied before it is freed.
+    unsafe {
+        let list = pg_guard_ffi_boundary(|| raw::get_partition_ancestors(relid));
+        if list.is_null() {
+            return Vec::new();
+        }
+        let oids = (0..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect();
+        pg_sys::list_free(list);
+        oids
+    }
+}
+
+/// Sets `bytea_output` (0 escape, 1 hex) and returns the former value.
+pub fn swap_bytea_output(value: i32) -> i32 {
+    // SAFETY: a plain int variable of this single-threaded backend.
+    unsafe { std::mem::replace(&mut *std::ptr::addr_of_mut!(raw::bytea_output), value) }
+}
+
+/// Sets `xmloption` (0 document, 1 content) and returns the former value.
+pub fn swap_xmloption(value: i32) -> i32 {
+    // SAFETY: a plain int variable of this single-threaded backend.
+    unsafe { std::mem::replace(&mut *std::ptr::addr_of_mut!(raw::xmloption), value) }
+}
+
+/// A temporary file that ends with the transaction.
+pub fn file_create() -> *mut pg_sys::BufFile {
+    // SAFETY: owned by the current resource owner; its state lives in the transaction's context.
+    unsafe {
+        let outer = std::mem::replace(
+            &mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext),
+            pg_sys::TopTransactionContext,
+        );
+        let file = pg_sys::BufFileCreateTemp(false);
+        pg_sys::CurrentMemoryContext = outer;
+        file
+    }
+}
+
+pub fn file_write(file: *mut pg_sys::BufFile, bytes: &[u8]) {
+    // SAFETY: the file is open; the server only reads the bytes.
+    unsafe { pg_sys::BufFileWrite(file, bytes.as_ptr().cast_mut().cast(), bytes.len()) };
+}
+
+/// Reads exactly `bytes.len()` bytes from `at`. Leaves the position where reading ended: writing
+/// after a read needs a seek, and nothing here does that.
+pub fn file_read(file: *mut pg_sys::BufFile, at: u64, bytes: &mut [u8]) {
+    // The server splits the file in segments of one gigabyte.
+    const SEGMENT: u64 = 0x4000_0000;
+    // SAFETY: the file is open and the buffer has room for its length.
+    let read = unsafe {
+        pg_sys::BufFileSeek(file, (at / SEGMENT) as i32, (at % SEGMENT) as pg_sys::off_t, 0);
+        pg_sys::BufFileRead(file, bytes.as_mut_ptr().cast(), bytes.len())
+    };
+    if read != bytes.len() {
+        pgrx::error!("temporary file of a changeset is shorter than expected");
+    }
+}
+
+pub fn file_close(file: *mut pg_sys::BufFile) {
+    // SAFETY: opened by file_create and not used again.
+    unsafe { pg_sys::BufFileClose(file) };
+}
+
+/// Attribute `index` (0-based) of a row descriptor.
+///
+/// # Safety
+/// The descriptor is valid and has the attribute; the result lives as long as it does.
+pub unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::FormData_pg_attribute {
+    #[cfg(not(feature = "pg18"))]
+    return (*desc).attrs.as_ptr().add(index as usize);
+    #[cfg(feature = "pg18")]
+    return pg_sys::TupleDescAttr(desc, index);
+}

@@ -1,0 +1,77 @@
+//! Heavyweight locks on journals and journal numbers. They share the advisory lock type but use
+//! key classes that no SQL function can reach, so users cannot take or block them.
+
+use pgrx::pg_sys;
+
+/// What is locked. The discriminant is the key class (the SQL functions use 1 and 2).
+#[derive(Clone, Copy)]
+pub enum Lock {
+    /// Around the draw of a number.
+    Draw { journal: i32 },
+    /// Held by every commit in share mode, by a commit with `base` exclusively.
+    Base { journal: i32 },
+    /// Held by the transaction that drew a number until it ends.
+    Number { journal: i32, seq: i64 },
+    /// Held by the transaction that writes a seal.
+    Seal { journal: i32 },
+}
+
+#[derive(Clone, Copy)]
+pub enum Mode {
+    Share,
+    Exclusive,
+}
+
+impl Lock {
+    fn tag(self) -> pg_sys::LOCKTAG {
+        let (class, journal, seq) = match self {
+            Lock::Draw { journal } => (0x7001, journal, 0),
+            Lock::Base { journal } => (0x7002, journal, 0),
+            Lock::Seal { journal } => (0x7003, journal, 0),
+            Lock::Number { journal, seq } => (0x7004, journal, seq),
+        };
+        // SAFETY: a plain read of this backend's database id.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        // The upper half of the number is folded into the journal word: equal tags for two live
+        // numbers would need two numbers 2^32 apart in flight at once.
+        pg_sys::LOCKTAG {
+            locktag_field1: database.to_u32(),
+            locktag_field2: (journal as u32) ^ ((seq >> 32) as u32).rotate_left(16),
+            locktag_field3: seq as u32,
+            locktag_field4: class,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        }
+    }
+
+    /// Takes the lock to the end of the transaction; waits for it.
+    pub fn acquire(self, mode: Mode) {
+        // SAFETY: a transaction-level lock, released by the server.
+        unsafe { pg_sys::LockAcquire(&self.tag(), mode.number(), false, false) };
+    }
+
+    /// Takes the lock to the end of the transaction if nobody else holds it.
+    pub fn try_acquire(self, mode: Mode) -> bool {
+        // SAFETY: as above, without waiting.
+        let result = unsafe { pg_sys::LockAcquire(&self.tag(), mode.number(), false, true) };
+        result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+
+    /// Takes the lock for the length of `body` only.
+    pub fn hold<T>(self, body: impl FnOnce() -> T) -> T {
+        self.acquire(Mode::Exclusive);
+        let result = body();
+        // SAFETY: taken just above. If body raises an error the transaction's abort releases it.
+        unsafe { pg_sys::LockRelease(&self.tag(), Mode::Exclusive.number(), false) };
+        result
+    }
+}
+
+impl Mode {
+    fn number(self) -> i32 {
+        match self {
+            Mode::Share => pg_sys::ShareLock as i32,
+            Mode::Exclusive => pg_sys::ExclusiveLock as i32,
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Internal SQL. Statements are prepared once per backend and run as the extension's owner;
+//! results are copied into Rust values before SPI frees them.
+
+use super::owner::AsOwner;
+use pgrx::pg_sys;
+use pgrx::{FromDatum, IntoDatum};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+
+/// A parameter: its type and, unless NULL, its value.
+pub struct Arg(pub pg_sys::Oid, pub Option<pg_sys::Datum>);
+
+impl Arg {
+    pub fn text(value: impl Into<Option<String>>) -> Arg {
+        Arg(pg_sys::TEXTOID, value.into().and_then(IntoDatum::into_datum))
+    }
+    pub fn str(value: &str) -> Arg {
+        Arg(pg_sys::TEXTOID, value.into_datum())
+    }
+    pub fn i64(value: impl Into<Option<i64>>) -> Arg {
+        Arg(pg_sys::INT8OID, value.into().and_then(IntoDatum::into_datum))
+    }
+    pub fn i32(value: i32) -> Arg {
+        Arg(pg_sys::INT4OID, value.into_datum())
+    }
+    pub fn bool(value: bool) -> Arg {
+        Arg(pg_sys::BOOLOID, value.into_datum())
+    }
+    pub fn oid(value: pg_sys::Oid) -> Arg {
+        Arg(pg_sys::OIDOID, value.into_datum())
+    }
+    pub fn ids(value: &[i64]) -> Arg {
+        Arg(pg_sys::INT8ARRAYOID, value.to_vec().into_datum())
+    }
+    pub fn texts(value: &[String]) -> Arg {
+        Arg(pg_sys::TEXTARRAYOID, value.to_vec().into_datum())
+    }
+    /// JSON text that is known to be well-formed.
+    pub fn json(text: &str) -> Arg {
+        Arg(pg_sys::JSONOID, Some(super::store::text_datum(text)))
+    }
+    pub fn bytes(value: &[u8]) -> Arg {
+        Arg(pg_sys::BYTEAOID, value.into_datum())
+    }
+    pub fn timestamp(value: Option<i64>) -> Arg {
+        Arg(pg_sys::TIMESTAMPTZOID, value.and_then(IntoDatum::into_datum))
+    }
+}
+
+/// Which rows a statement sees.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Sees {
+    /// What the transaction sees at its isolation level; writes conflict as a user's would.
+    Transaction,
+    /// Everything committed by now, whatever the isolation level.
+    Latest,
+}
+
+/// One result row; columns count from 1 as in SPI.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl Row {
+    pub fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+        let mut null = true;
+        // SAFETY: tuple and descriptor belong to the SPI table that is alive while rows are visited.
+        unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, column, &mut null);
+            T::from_datum(datum, null)
+        }
+    }
+    /// The first `count` columns as datums, valid while the row is visited.
+    pub fn datums(&self, count: i32) -> Vec<Option<pg_sys::Datum>> {
+        let mut null = true;
+        (1..=count)
+            .map(|column| {
+                // SAFETY: as in get().
+                let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.desc, column, &mut null) };
+                (!null).then_some(datum)
+            })
+            .collect()
+    }
+    pub fn text(&self, column: i32) -> Option<String> {
+        self.get::<String>(column)
+    }
+    pub fn i64(&self, column: i32) -> Option<i64> {
+        self.get::<i64>(column)
+    }
+    /// A timestamptz in microseconds since 2000-01-01 UTC.
+    pub fn timestamp(&self, column: i32) -> Option<i64> {
+        self.get::<i64>(column)
+    }
+    pub fn oid(&self, column: i32) -> Option<pg_sys::Oid> {
+        self.get::<pg_sys::Oid>(column)
+    }
+}
+
+thread_local! {
+    // Keyed by the address of the statement's static text. Plans live as long as the backend.
+    static PLANS: RefCell<HashMap<(usize, usize), usize>> = RefCell::new(HashMap::new());
+}
+
+/// An open SPI connection; closed on drop. After an error the server closes it itself.
+struct Connection;
+
+impl Connection {
+    fn open() -> Connection {
+        // SAFETY: matched by SPI_finish in Drop, or by the server at (sub)transaction abort.
+        unsafe { pg_sys::SPI_connect_ext(0) };
+        Connection
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: this connection is the innermost one.
+            unsafe { pg_sys::SPI_finish() };
+        }
+    }
+}
+
+fn prepare(sql: &str, args: &[Arg]) -> pg_sys::SPIPlanPtr {
+    let mut types: Vec<pg_sys::Oid> = args.iter().map(|arg| arg.0).collect();
+    let text = CString::new(sql).unwrap_or_default();
+    // SAFETY: connected to SPI; the arrays outlive the call.
+    let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr()) };
+    if plan.is_null() {
+        pgrx::error!("could not prepare internal statement: {sql}");
+    }
+    plan
+}
+
+fn saved(sql: &'static str, args: &[Arg]) -> pg_sys::SPIPlanPtr {
+    let at = (sql.as_ptr() as usize, sql.len());
+    if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&at).copied()) {
+        return plan as pg_sys::SPIPlanPtr;
+    }
+    let plan = prepare(sql, args);
+    // SAFETY: the plan was just prepared; keeping moves it out of this SPI connection.
+    unsafe { pg_sys::SPI_keepplan(plan) };
+    PLANS.with(|plans| plans.borrow_mut().insert(at, plan as usize));
+    plan
+}
+
+fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], sees: Sees, mut visit: impl FnMut(&Row)) -> u64 {
+    let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.1.unwrap_or(pg_sys::Datum::from(0))).collect();
+    let nulls: Vec<core::ffi::c_char> =
+        args.iter().map(|a| if a.1.is_some() { b' ' } else { b'n' } as core::ffi::c_char).collect();
+    // SAFETY: connected to SPI; arrays have one entry per parameter; rows are visited before
+    // anything else runs on this connection.
+    unsafe {
+        let snapshot = match sees {
+            Sees::Transaction => std::ptr::null_mut(),
+            Sees::Latest => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
+        };
+        let code = pg_sys::SPI_execute_snapshot(
+            plan,
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            snapshot,
+            std::ptr::null_mut(),
+            false,
+            true,
+            0,
+        );
+        if !snapshot.is_null() {
+            pg_sys::UnregisterSnapshot(snapshot);
+        }
+        if code < 0 {
+            pgrx::error!("internal statement failed with SPI code {code}");
+        }
+        let table = pg_sys::SPI_tuptable;
+        let count = pg_sys::SPI_processed;
+        if !table.is_null() {
+            for i in 0..(*table).numvals as usize {
+                visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
+            }
+        }
+        count
+    }
+}
+
+/// Runs a saved statement as the extension's owner and visits its rows.
+///
+/// Returns the number of rows processed.
+pub fn query(sql: &'static str, args: &[Arg], sees: Sees, visit: impl FnMut(&Row)) -> u64 {
+    let _owner = AsOwner::enter();
+    let _spi = Connection::open();
+    execute(saved(sql, args), args, sees, visit)
+}
+
+/// Runs a saved statement as the extension's owner; the number of rows processed.
+pub fn run(sql: &'static str, args: &[Arg]) -> u64 {
+    query(sql, args, Sees::Latest, |_| {})
+}
+
+/// The first row of a saved statement, mapped.
+pub fn first<T>(sql: &'static str, args: &[Arg], sees: Sees, mut map: impl FnMut(&Row) -> T) -> Option<T> {
+    let mut result = None;
+    query(sql, args, sees, |row| {
+        if result.is_none() {
+            result = Some(map(row));
+        }
+    });
+    result
+}
+
+/// Runs a statement made up for the occasion as whoever is `current_user`.
+pub fn run_as_is(sql: &str, args: &[Arg], visit: impl FnMut(&Row)) -> u64 {
+    let _spi = Connection::open();
+    execute(prepare(sql, args), args, Sees::Transaction, visit)
+}
+
+/// A cursor over an internal statement, also over one that writes and returns rows; its result
+/// is kept in a temporary file once it exceeds `work_mem`.
+pub struct Cursor {
+    portal: pg_sys::Portal,
+    _spi: Connection,
+    _owner: AsOwner,
+}
+
+impl Cursor {
+    pub fn open(sql: &str, args: &[Arg]) -> Cursor {
+        let owner = AsOwner::enter();
+        let spi = Connection::open();
+        let mut types: Vec<pg_sys::Oid> = args.iter().map(|a| a.0).collect();
+        let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.1.unwrap_or(pg_sys::Datum::from(0))).collect();
+        let nulls: Vec<core::ffi::c_char> =
+            args.iter().map(|a| if a.1.is_some() { b' ' } else { b'n' } as core::ffi::c_char).collect();
+        let text = CString::new(sql).unwrap_or_default();
+        // SAFETY: connected to SPI; the arrays outlive the call.
+        let portal = unsafe {
+            pg_sys::SPI_cursor_open_with_args(
+                std::ptr::null(),
+                text.as_ptr(),
+                args.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                false,
+                0,
+            )
+        };
+        Cursor { portal, _spi: spi, _owner: owner }
+    }
+
+    /// Visits up to `count` further rows; how many there were.
+    pub fn fetch(&mut self, count: i64, mut visit: impl FnMut(&Row)) -> usize {
+        // SAFETY: the portal is open and its connection is the innermost one; the table is freed
+        // after its rows were visited.
+        unsafe {
+            pg_sys::SPI_cursor_fetch(self.portal, true, count as core::ffi::c_long);
+            let table = pg_sys::SPI_tuptable;
+            if table.is_null() {
+                return 0;
+            }
+            let rows = (*table).numvals as usize;
+            for i in 0..rows {
+                visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
+            }
+            pg_sys::SPI_freetuptable(table);
+            rows
+        }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: the portal is still open; at an error the server closes it.
+            unsafe { pg_sys::SPI_cursor_close(self.portal) };
+        }
+    }
+}

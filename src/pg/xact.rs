@@ -1,0 +1,124 @@
+//! Transaction and subtransaction callbacks, registered once per backend, and identifiers.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+pub type SubId = pg_sys::SubTransactionId;
+
+pub fn current_sub() -> SubId {
+    // SAFETY: a plain read of transaction state.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+pub fn current_command() -> pg_sys::CommandId {
+    // SAFETY: a plain read of transaction state.
+    unsafe { pg_sys::GetCurrentCommandId(false) }
+}
+
+/// Makes this command's own writes visible to what follows.
+pub fn bump_command() {
+    // SAFETY: allowed wherever a statement may run.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
+/// The transaction's id, assigned if necessary.
+pub fn xid() -> u64 {
+    // SAFETY: may raise an error in recovery, which pgrx turns into a panic.
+    unsafe { pg_sys::GetCurrentFullTransactionId().value }
+}
+
+/// Microseconds since 2000-01-01 UTC, as `clock_timestamp()`.
+pub fn clock() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Runs `body` in a subtransaction; `Ok(None)` from it rolls everything it did back.
+pub fn in_subtransaction<T, E>(body: impl FnOnce() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
+    // SAFETY: the resource owner and memory context of before are put back as PL/pgSQL does for
+    // its exception blocks; an error inside aborts the surrounding (sub)transaction as usual.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::CurrentMemoryContext = context;
+        let result = body();
+        if matches!(result, Ok(Some(_))) {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::CurrentMemoryContext = context;
+        pg_sys::CurrentResourceOwner = owner;
+        result
+    }
+}
+
+/// An active snapshot for code that runs where there may be none (before commit).
+pub struct ActiveSnapshot;
+
+impl ActiveSnapshot {
+    pub fn latest() -> ActiveSnapshot {
+        // SAFETY: popped in Drop, or by the transaction's abort.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+        ActiveSnapshot
+    }
+}
+
+impl Drop for ActiveSnapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: the snapshot pushed by latest() is on top again.
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_xact(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    use pg_sys::XactEvent::*;
+    match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => crate::draft::before_commit(),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => crate::draft::after_transaction(false),
+        XACT_EVENT_ABORT => crate::draft::after_transaction(true),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_subxact(
+    event: pg_sys::SubXactEvent::Type,
+    sub: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _arg: *mut core::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::*;
+    match event {
+        SUBXACT_EVENT_COMMIT_SUB => crate::draft::after_sub(sub, Some(parent)),
+        SUBXACT_EVENT_ABORT_SUB => crate::draft::after_sub(sub, None),
+        _ => {}
+    }
+}
+
+pub fn register() {
+    // SAFETY: the callbacks are static functions; registered once, from _PG_init.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_xact), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subxact), std::ptr::null_mut());
+    }
+}
+
+/// Sleeps up to `millis`, ending early for interrupts.
+pub fn pause(millis: i64) {
+    // SAFETY: waits on this backend's own latch as pg_sleep() does.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            millis.max(1) as core::ffi::c_long,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}

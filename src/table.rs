@@ -1,0 +1,435 @@
+//! What rowclaim knows about an enabled table: attribute numbers, key, policy and columns, cached
+//! per relation until the server says the relation changed.
+
+use crate::error::{Error, Result, RowName};
+use crate::pg::ffi::partition_ancestors;
+use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::value::Storage;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::rc::Rc;
+
+/// How a column's values are written as JSON.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Form {
+    Int2,
+    Int4,
+    Int8,
+    Oid,
+    Float,
+    Numeric,
+    Bool,
+    Text,
+    Char,
+    Other,
+}
+
+pub struct Column {
+    pub name: String,
+    /// The name as a JSON string with its colon: `"price":`.
+    pub label: String,
+    pub form: Form,
+    pub storage: Storage,
+    pub typmod: i32,
+    pub io_param: pg_sys::Oid,
+    pub base_type: pg_sys::Oid,
+    /// Out of the journal and free of claims when changed alone.
+    pub untracked: bool,
+    pub output: RefCell<pg_sys::FmgrInfo>,
+    pub input: RefCell<pg_sys::FmgrInfo>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Claiming {
+    Required,
+    Auto,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Committing {
+    Explicit,
+    Transaction,
+}
+
+/// An enabled table, or a partition of one.
+pub struct Table {
+    pub relid: pg_sys::Oid,
+    /// The enabled table; differs from `relid` in a partition.
+    pub root: pg_sys::Oid,
+    pub partitioned: bool,
+    pub claiming: Claiming,
+    pub committing: Committing,
+    pub journal: Rc<str>,
+    pub journal_id: i32,
+    pub natts: usize,
+    pub owner_column: usize,
+    pub version_column: usize,
+    pub version_is_int4: bool,
+    pub draft_column: usize,
+    /// Attribute indexes (0-based) of the primary key, in key order.
+    pub key: Vec<usize>,
+    pub key_index: pg_sys::Oid,
+    /// By attribute index; `None` for dropped, generated and ownership columns.
+    pub columns: Vec<Option<Column>>,
+    pub storage: Vec<Storage>,
+    /// Some column's text form depends on settings that only a GUC change reaches.
+    pub settings_matter: bool,
+    memory: pg_sys::MemoryContext,
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: holds only what the columns' function look-ups cached, unused from now on.
+        unsafe { pg_sys::MemoryContextDelete(self.memory) };
+    }
+}
+
+thread_local! {
+    // The table of drafts, to notice that the extension went away.
+    static HOME: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    // None: looked up and not enabled.
+    static CACHE: RefCell<HashMap<u32, Option<Rc<Table>>>> = RefCell::new(HashMap::new());
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
+    // Runs inside catalogue look-ups: it may only forget. No borrow is held across server calls.
+    CACHE.with(|cache| {
+        if let Ok(mut cache) = cache.try_borrow_mut() {
+            if relid == pg_sys::InvalidOid {
+                cache.clear();
+            } else {
+                cache.remove(&relid.to_u32());
+            }
+        }
+    });
+    if relid == pg_sys::InvalidOid || relid == HOME.with(Cell::get) {
+        // The extension may have been dropped and created anew: ids start again.
+        crate::draft::forget_closed();
+        crate::journal::forget();
+        crate::pg::owner::forget();
+    }
+}
+
+/// Registers the relation cache callback; called once per backend.
+pub fn register() {
+    // SAFETY: a static function and no argument.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0)) };
+}
+
+/// Forgets everything, when settings of a table changed.
+pub fn forget_all() {
+    let old = CACHE.with(|cache| std::mem::take(&mut *cache.borrow_mut()));
+    drop(old);
+}
+
+/// The schema-qualified name of a relation, quoted as PostgreSQL would.
+pub fn qualified_name(relid: pg_sys::Oid) -> String {
+    // SAFETY: the returned strings are palloc'd copies.
+    unsafe {
+        let name = pg_sys::get_rel_name(relid);
+        if name.is_null() {
+            return relid.to_u32().to_string();
+        }
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relid));
+        let quoted = pg_sys::quote_qualified_identifier(schema, name);
+        CStr::from_ptr(quoted).to_string_lossy().into_owned()
+    }
+}
+
+impl Table {
+    /// The enabled table behind an open or lockable relation, or `None`.
+    pub fn find(relid: pg_sys::Oid) -> Result<Option<Rc<Table>>> {
+        if let Some(known) = CACHE.with(|cache| cache.borrow().get(&relid.to_u32()).cloned()) {
+            return Ok(known);
+        }
+        let built = build(relid)?.map(Rc::new);
+        CACHE.with(|cache| cache.borrow_mut().insert(relid.to_u32(), built.clone()));
+        Ok(built)
+    }
+
+    /// As [`Table::find`], with an error when claims are not enabled.
+    pub fn enabled(relid: pg_sys::Oid) -> Result<Rc<Table>> {
+        Table::find(relid)?.ok_or_else(|| Error::ClaimsNotEnabled { table: qualified_name(relid) })
+    }
+
+    pub fn name(&self) -> String {
+        qualified_name(self.root)
+    }
+
+    /// The column at an attribute index, if its values are recorded.
+    pub fn column(&self, index: usize) -> Option<&Column> {
+        self.columns.get(index).and_then(Option::as_ref)
+    }
+
+    /// Attribute index and column of the recorded column with this name.
+    pub fn column_named(&self, name: &str) -> Option<(usize, &Column)> {
+        self.columns.iter().enumerate().find_map(|(i, c)| c.as_ref().filter(|c| c.name == name).map(|c| (i, c)))
+    }
+
+    /// May `user` see key values? As in PostgreSQL's own foreign key errors: not under row
+    /// security, and only with SELECT on the key columns.
+    pub fn key_visible_to(&self, user: pg_sys::Oid) -> bool {
+        // SAFETY: privilege look-ups by OID.
+        unsafe {
+            if pg_sys::check_enable_rls(self.root, user, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 {
+                return false;
+            }
+            let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
+            pg_sys::pg_class_aclcheck(self.root, user, select) == pg_sys::AclResult::ACLCHECK_OK
+                || self.key.iter().all(|&index| {
+                    pg_sys::pg_attribute_aclcheck(self.relid, index as i16 + 1, user, select)
+                        == pg_sys::AclResult::ACLCHECK_OK
+                })
+        }
+    }
+
+    /// The row's name for errors shown to `user`.
+    pub fn row_name(&self, key: &str, user: pg_sys::Oid) -> RowName {
+        RowName { table: self.name(), key: self.key_visible_to(user).then(|| key.to_owned()) }
+    }
+
+    pub fn has_key_column(&self, index: usize) -> bool {
+        self.key.contains(&index)
+    }
+}
+
+struct Settings {
+    root: pg_sys::Oid,
+    claiming: String,
+    committing: String,
+    journal: String,
+    journal_id: i32,
+    untracked: Vec<String>,
+    owner: String,
+    version: String,
+    draft: String,
+}
+
+fn settings(relid: pg_sys::Oid) -> Option<Settings> {
+    let mut family = vec![relid];
+    family.extend(partition_ancestors_of(relid));
+    for root in family {
+        let found = spi::first(
+            "SELECT t.claiming, t.committing, t.journal, t.untracked::text[], t.owner_column::text,
+                    t.version_column::text, t.draft_column::text, j.id
+             FROM rowclaim.enabled_table t JOIN rowclaim.journal_config j ON j.name = t.journal
+             WHERE t.relid = $1",
+            &[Arg::oid(root)],
+            Sees::Latest,
+            |row| Settings {
+                root,
+                claiming: row.text(1).unwrap_or_default(),
+                committing: row.text(2).unwrap_or_default(),
+                journal: row.text(3).unwrap_or_default(),
+                untracked: row.get::<Vec<String>>(4).unwrap_or_default(),
+                owner: row.text(5).unwrap_or_default(),
+                version: row.text(6).unwrap_or_default(),
+                draft: row.text(7).unwrap_or_default(),
+                journal_id: row.get::<i32>(8).unwrap_or_default(),
+            },
+        );
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+fn partition_ancestors_of(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: a syscache look-up.
+    if unsafe { pg_sys::get_rel_relispartition(relid) } {
+        partition_ancestors(relid)
+    } else {
+        Vec::new()
+    }
+}
+
+/// The base type and typmod below any number of domains.
+fn base_type(typ: pg_sys::Oid, typmod: i32) -> (pg_sys::Oid, i32) {
+    let mut typmod = typmod;
+    // SAFETY: a syscache look-up.
+    let base = unsafe { pg_sys::getBaseTypeAndTypmod(typ, &mut typmod) };
+    (base, typmod)
+}
+
+fn form_of(base: pg_sys::Oid) -> Form {
+    match base {
+        pg_sys::INT2OID => Form::Int2,
+        pg_sys::INT4OID => Form::Int4,
+        pg_sys::INT8OID => Form::Int8,
+        pg_sys::OIDOID => Form::Oid,
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Form::Float,
+        pg_sys::NUMERICOID => Form::Numeric,
+        pg_sys::BOOLOID => Form::Bool,
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Form::Text,
+        pg_sys::CHAROID => Form::Char,
+        _ => Form::Other,
+    }
+}
+
+/// Does the text form depend on `search_path` or `lc_monetary`, for all we know?
+fn settings_matter(typ: pg_sys::Oid) -> bool {
+    let (base, _) = base_type(typ, -1);
+    // SAFETY: syscache look-ups.
+    unsafe {
+        let element = pg_sys::get_element_type(base);
+        if element != pg_sys::InvalidOid {
+            return settings_matter(element);
+        }
+        match pg_sys::get_typtype(base) as u8 {
+            pg_sys::TYPTYPE_ENUM => false,
+            pg_sys::TYPTYPE_RANGE => settings_matter(pg_sys::get_range_subtype(base)),
+            pg_sys::TYPTYPE_BASE => {
+                base.to_u32() >= pg_sys::FirstNormalObjectId
+                    || matches!(
+                        base,
+                        pg_sys::MONEYOID
+                            | pg_sys::REGCLASSOID
+                            | pg_sys::REGPROCOID
+                            | pg_sys::REGPROCEDUREOID
+                            | pg_sys::REGOPEROID
+                            | pg_sys::REGOPERATOROID
+                            | pg_sys::REGTYPEOID
+                            | pg_sys::REGROLEOID
+                            | pg_sys::REGNAMESPACEOID
+                            | pg_sys::REGCONFIGOID
+                            | pg_sys::REGDICTIONARYOID
+                            | pg_sys::REGCOLLATIONOID
+                    )
+            }
+            _ => true,
+        }
+    }
+}
+
+fn build(relid: pg_sys::Oid) -> Result<Option<Table>> {
+    // SAFETY: look-ups by name.
+    HOME.with(|home| unsafe {
+        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
+        home.set(pg_sys::get_relname_relid(c"draft".as_ptr(), schema));
+    });
+    let Some(settings) = settings(relid) else {
+        return Ok(None);
+    };
+    // SAFETY: the relation is opened for the time its descriptor is read; what is kept is copied,
+    // and function look-ups cache in a context the table owns.
+    unsafe {
+        let relation = pg_sys::relation_open(relid, pg_sys::AccessShareLock as i32);
+        let memory = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::TopMemoryContext,
+            c"rowclaim table".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+        );
+        let result = describe(relation, settings, memory);
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as i32);
+        result.map(Some)
+    }
+}
+
+/// # Safety
+/// `relation` is open and `memory` is a fresh context.
+unsafe fn describe(relation: pg_sys::Relation, settings: Settings, memory: pg_sys::MemoryContext) -> Result<Table> {
+    let relid = (*relation).rd_id;
+    let desc = (*relation).rd_att;
+    let natts = (*desc).natts as usize;
+    let missing = |column: &str| Error::UnsupportedTable {
+        table: qualified_name(relid),
+        problem: format!("column {column} is missing"),
+        hint: "Call disable_claims() and enable_claims() again.".into(),
+    };
+    let (mut owner, mut version, mut draft) = (None, None, None);
+    let mut columns = Vec::with_capacity(natts);
+    let mut storage = Vec::with_capacity(natts);
+    let mut version_is_int4 = false;
+    let mut matters = false;
+    for index in 0..natts {
+        let att = crate::pg::ffi::attribute(desc, index as i32);
+        storage.push(Storage { by_value: (*att).attbyval, len: (*att).attlen });
+        if (*att).attisdropped {
+            columns.push(None);
+            continue;
+        }
+        let name = CStr::from_ptr((*att).attname.data.as_ptr()).to_string_lossy().into_owned();
+        if name == settings.owner {
+            owner = Some(index);
+        } else if name == settings.version {
+            version = Some(index);
+            version_is_int4 = (*att).atttypid == pg_sys::INT4OID;
+        } else if name == settings.draft {
+            draft = Some(index);
+        } else if (*att).attgenerated == 0 {
+            let (base, typmod) = base_type((*att).atttypid, (*att).atttypmod);
+            let (mut out, mut input, mut io_param, mut varlena) =
+                (pg_sys::InvalidOid, pg_sys::InvalidOid, pg_sys::InvalidOid, false);
+            pg_sys::getTypeOutputInfo(base, &mut out, &mut varlena);
+            pg_sys::getTypeInputInfo(base, &mut input, &mut io_param);
+            let look_up = |function: pg_sys::Oid| {
+                let mut info = pg_sys::FmgrInfo::default();
+                pg_sys::fmgr_info_cxt(function, &mut info, memory);
+                RefCell::new(info)
+            };
+            matters |= settings_matter(base);
+            columns.push(Some(Column {
+                label: format!("{}:", serde_json::Value::from(name.as_str())),
+                untracked: settings.untracked.contains(&name),
+                name,
+                form: form_of(base),
+                storage: storage[index],
+                typmod,
+                io_param,
+                base_type: base,
+                output: look_up(out),
+                input: look_up(input),
+            }));
+            continue;
+        }
+        columns.push(None);
+    }
+    let key_index = pg_sys::RelationGetPrimaryKeyIndex(relation);
+    if key_index == pg_sys::InvalidOid {
+        return Err(Error::UnsupportedTable {
+            table: qualified_name(relid),
+            problem: "it has no primary key".into(),
+            hint: "Add a primary key, then call enable_claims() again.".into(),
+        });
+    }
+    Ok(Table {
+        relid,
+        root: settings.root,
+        partitioned: (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE,
+        claiming: if settings.claiming == "auto" { Claiming::Auto } else { Claiming::Required },
+        committing: if settings.committing == "transaction" { Committing::Transaction } else { Committing::Explicit },
+        journal: settings.journal.into(),
+        journal_id: settings.journal_id,
+        natts,
+        owner_column: owner.ok_or_else(|| missing(&settings.owner))?,
+        version_column: version.ok_or_else(|| missing(&settings.version))?,
+        version_is_int4,
+        draft_column: draft.ok_or_else(|| missing(&settings.draft))?,
+        key: index_columns(key_index),
+        key_index,
+        columns,
+        storage,
+        settings_matter: matters,
+        memory,
+    })
+}
+
+/// The 0-based attribute indexes an index is on.
+fn index_columns(index: pg_sys::Oid) -> Vec<usize> {
+    // SAFETY: the index is opened while its descriptor is read.
+    unsafe {
+        let relation = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
+        let form = (*relation).rd_index;
+        let keys = (*form).indkey.values.as_slice((*form).indnkeyatts as usize);
+        let result = keys.iter().map(|&attnum| attnum as usize - 1).collect();
+        pg_sys::index_close(relation, pg_sys::AccessShareLock as i32);
+        result
+    }
+}

@@ -6,7 +6,7 @@
 use crate::actor;
 use crate::capture::{entries, Entry};
 use crate::draft::{self, DraftKey, Stamp};
-use crate::error::{Error, Holder, Result};
+use crate::error::{spaced, Error, Holder, Result};
 use crate::guard::{held_by, Ownership};
 use crate::key::Key;
 use crate::notify;
@@ -214,9 +214,13 @@ impl Claimer {
         Ok(Outcome {
             status: "free",
             row_version: Some(held.version),
-            message: format!("row {} {text} can be claimed", self.rows.table.name()),
+            message: format!("{} can be claimed", self.name(&text)),
             ..Outcome::default()
         })
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("row {} {}", self.rows.table.name(), spaced(key))
     }
 
     fn ownership(&mut self) -> (Ownership, Stamp) {
@@ -255,11 +259,7 @@ impl Claimer {
             status: "stale",
             owner: held.owner.clone(),
             row_version: Some(held.version),
-            message: format!(
-                "row {} {key} is at version {}, not {asked}: read it again",
-                self.rows.table.name(),
-                held.version
-            ),
+            message: format!("{} is at version {}, not {asked}: read it again", self.name(key), held.version),
             ..Outcome::default()
         })
     }
@@ -273,7 +273,7 @@ impl Claimer {
             claimed_at: claim.as_ref().map(|c| c.claimed_at),
             expires_at: claim.as_ref().and_then(|c| c.expires_at),
             row_version: Some(held.version),
-            message: format!("row {} {key} is held by {who}{}", self.rows.table.name(), since.unwrap_or_default()),
+            message: format!("{} is held by {who}{}", self.name(key), since.unwrap_or_default()),
             ..Outcome::default()
         }
     }
@@ -289,11 +289,7 @@ impl Claimer {
                 return self.denied(key, &who, &held);
             }
         }
-        Outcome {
-            status: "not_found",
-            message: format!("there is no row {} {key}", table.name()),
-            ..Outcome::default()
-        }
+        Outcome { status: "not_found", message: format!("there is no {}", self.name(key)), ..Outcome::default() }
     }
 
     /// Claims a row, waiting up to `wish.wait` for its holder.
@@ -407,7 +403,7 @@ impl Claimer {
             claimed_at: Some(claim.claimed_at),
             expires_at: claim.expires_at,
             row_version: Some(version),
-            message: format!("row {} {key} is yours", self.rows.table.name()),
+            message: format!("{} is yours", self.name(key)),
         }
     }
 
@@ -591,7 +587,7 @@ fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, text: &str, keep_dirty: 
     let name = || table.row_name(text, caller().0);
     let dirty = || Error::UncommittedChanges {
         row: Some(name()),
-        what: format!("row {} {text} has uncommitted changes", table.name()),
+        what: format!("row {} {} has uncommitted changes", table.name(), spaced(text)),
         hint: "Call commit_changes() or discard_changes() first.",
     };
     loop {

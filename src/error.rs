@@ -106,7 +106,7 @@ fn raw(key: &str) -> Value {
 }
 
 /// Adds the blanks psql users know from jsonb: `{"id": 42, "line": 1}`.
-fn spaced(key: &str) -> String {
+pub fn spaced(key: &str) -> String {
     let mut out = String::with_capacity(key.len() + 8);
     let (mut quoted, mut escaped) = (false, false);
     for c in key.chars() {

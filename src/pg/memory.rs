@@ -10,10 +10,11 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new() -> Scratch {
-        // SAFETY: a child of the current context, so an error frees it with its parent.
+        // SAFETY: a child of the transaction's context: it outlives SPI connections opened before it,
+        // and the transaction's end frees it after an error.
         let context = unsafe {
             pg_sys::AllocSetContextCreateInternal(
-                pg_sys::CurrentMemoryContext,
+                pg_sys::TopTransactionContext,
                 c"rowclaim scratch".as_ptr(),
                 pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,

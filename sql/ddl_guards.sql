@@ -90,6 +90,8 @@ BEGIN
         WHERE t.relid <> root AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = 'rowclaim_truncate')
     LOOP
+        -- These commands fire this function again, which may have been here already.
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = leaf AND g.tgname = 'rowclaim_truncate');
         EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %I IS NOT NULL)', leaf, this.owner_column) INTO owned;
         IF owned THEN
             PERFORM rowclaim.refuse(root::text, pg_catalog.format('%s has rows with an owner', leaf),
@@ -200,7 +202,7 @@ BEGIN
     END IF;
     IF rowclaim.key_columns(target) <> this.key_columns AND NOT EXISTS (
         -- Renamed key columns are followed.
-        SELECT FROM pg_catalog.unnest(this.key_columns, rowclaim.key_columns(target)) k(was, is_now)
+        SELECT FROM ROWS FROM (pg_catalog.unnest(this.key_columns), pg_catalog.unnest(rowclaim.key_columns(target))) k(was, is_now)
         WHERE k.was IS DISTINCT FROM k.is_now AND NOT EXISTS (
             SELECT FROM pg_catalog.jsonb_each(this.columns) o(n, v)
             JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attnum = o.n::int2
@@ -220,6 +222,7 @@ BEGIN
                WHERE (i.inhparent = target AND c.relkind = 'r') OR i.inhrelid = target) THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('%s has claims and cannot take part in inheritance', name), undo);
     END IF;
+    PERFORM rowclaim.follow_columns(this);
     PERFORM rowclaim.guard_partitions(target);
     IF (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = target) = 'p' AND EXISTS (
         SELECT FROM rowclaim.claim c WHERE c.relid = target AND rowclaim.row_image(c.relid, c.key) IS NULL
@@ -230,7 +233,6 @@ BEGIN
         PERFORM rowclaim.refuse(name, pg_catalog.format('rows of a partition of %s are claimed or dirty', name),
             'Commit or discard and release them before you detach the partition.');
     END IF;
-    PERFORM rowclaim.follow_columns(this);
 END $$;
 
 CREATE FUNCTION rowclaim.on_ddl_end() RETURNS event_trigger
@@ -267,9 +269,7 @@ BEGIN
             DELETE FROM rowclaim.stash WHERE relid = d.objid;
             DELETE FROM rowclaim.enabled_table WHERE relid = d.objid;
             -- A dropped partition takes its rows, their drafts and claims with it.
-            DELETE FROM rowclaim.claim c USING rowclaim.draft_row r
-            WHERE r.leaf = d.objid AND c.relid = r.relid AND c.key = r.key;
-            DELETE FROM rowclaim.draft_row WHERE leaf = d.objid;
+            DELETE FROM rowclaim.draft_row WHERE leaf = d.objid AND op = 'd';
         ELSIF d.object_type IN ('table column', 'trigger', 'table constraint') THEN
             SELECT t.* INTO this FROM rowclaim.enabled_table t
             JOIN pg_catalog.pg_class k ON k.oid = t.relid
@@ -293,7 +293,11 @@ BEGIN
             END IF;
         END IF;
     END LOOP;
-    -- Claims on rows that went with a partition.
+    -- What was known of rows that went with a partition.
+    DELETE FROM rowclaim.draft_row r USING rowclaim.enabled_table t, pg_catalog.pg_class k
+    WHERE t.relid = r.relid AND k.oid = t.relid AND k.relkind = 'p' AND r.op <> 'd'
+      AND EXISTS (SELECT FROM pg_catalog.pg_event_trigger_dropped_objects() o WHERE o.object_type = 'table')
+      AND rowclaim.row_image(r.relid, r.key) IS NULL;
     DELETE FROM rowclaim.claim c USING rowclaim.enabled_table t, pg_catalog.pg_class k
     WHERE t.relid = c.relid AND k.oid = t.relid AND k.relkind = 'p'
       AND EXISTS (SELECT FROM pg_catalog.pg_event_trigger_dropped_objects() o WHERE o.object_type = 'table')

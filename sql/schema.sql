@@ -76,7 +76,7 @@ CREATE TABLE rowclaim.draft_row (
     op           "char"   NOT NULL,
     base         text,
     base_version bigint,
-    leaf         oid      NOT NULL
+    leaf         regclass NOT NULL
 );
 CREATE UNIQUE INDEX draft_row_key ON rowclaim.draft_row (relid, key);
 CREATE INDEX draft_row_draft ON rowclaim.draft_row (draft);

@@ -9,6 +9,7 @@ use crate::error::{check, Error, Result};
 use crate::guard::{attribute_name, changes, held_by, version_of, Ownership};
 use crate::pg::owner;
 use crate::pg::row::{Look, Rows};
+use crate::pg::spi::{self, Arg};
 use crate::pg::store::{text_datum, Found, Store};
 use crate::pg::trigger::{in_apply_worker, scan_all, Call, Event, Values};
 use crate::pg::value::is_external;
@@ -49,7 +50,8 @@ pub unsafe extern "C-unwind" fn rowclaim_capture(fcinfo: pg_sys::FunctionCallInf
 }
 
 fn refused(call: &Call, problem: String, hint: &str) -> Error {
-    Error::OperationRefused { table: crate::table::qualified_name(call.relid()), problem, hint: hint.into() }
+    let root = Table::find(call.relid()).ok().flatten().map_or(call.relid(), |table| table.root);
+    Error::OperationRefused { table: crate::table::qualified_name(root), problem, hint: hint.into() }
 }
 
 /// The draft entries of rows: `rowclaim.draft_row`.
@@ -63,6 +65,7 @@ pub struct Entry {
     pub draft: i64,
     pub base: Option<String>,
     pub version: Option<i64>,
+    /// The partition the base image is from.
     pub leaf: pg_sys::Oid,
 }
 
@@ -119,15 +122,26 @@ fn record_base(table: &Table, key: String, base: Option<String>, version: Option
     });
 }
 
-/// The entry of a deleted row under this key must not be somebody else's.
-fn check_tombstone(table: &Table, key: &str, entry: &Entry, me: &Rc<str>) -> Result<()> {
-    let stamp = draft::status(table, Some(entry.draft), me);
+/// The entry under a key, to be changed by the actor; `None` when there is none or its draft was
+/// committed meanwhile. Somebody else's entry (of a deleted row) is `row_held`.
+fn own_entry(table: &Table, store: &Store, key: &str, me: &Rc<str>) -> Result<Option<Found>> {
+    let Some(found) = store.find(table.root, key) else { return Ok(None) };
+    let draft = Entry::of(&found).draft;
+    let stamp = draft::status(table, Some(draft), me);
     match &stamp {
-        Stamp::Other(who) => {
-            let held = Ownership { owner: None, version: 0, draft: Some(entry.draft) };
+        Stamp::Other(who) if settings::enforce() => {
+            let held = Ownership { owner: None, version: 0, draft: Some(draft) };
             Err(held_by(table, key, who, &stamp, &held))
         }
-        _ => Ok(()),
+        Stamp::Mine if draft::touch((draft, table.journal_id)) != Touch::Keep => {
+            // Another session of the actor has the draft and may be committing it: wait for its word.
+            let still = spi::run(
+                "SELECT 1 FROM rowclaim.draft_row WHERE relid = $1 AND key = $2 AND draft = $3 FOR UPDATE",
+                &[Arg::oid(table.root), Arg::str(key), Arg::i64(draft)],
+            );
+            Ok(if still > 0 { store.find(table.root, key) } else { None })
+        }
+        _ => Ok(Some(found)),
     }
 }
 
@@ -155,6 +169,7 @@ fn insert(call: &Call) -> Result<()> {
         Some(_) => return Err(protected(table.draft_column)),
         None => draft::current_id(&me),
     };
+    draft::ensure_header(&table, id);
     if let Some(old_key) = moved {
         if given.owner.is_some() {
             claim::rekey(table.root, &old_key, &key);
@@ -165,20 +180,17 @@ fn insert(call: &Call) -> Result<()> {
         record_base(&table, key, None, None);
         return Ok(());
     }
-    draft::ensure_header(&table, id);
     let store = entries();
-    let entry = Entry { op: b'i', draft: id, base: None, version: None, leaf: table.relid };
     let mut owner = None;
-    match store.find(table.root, &key) {
-        None => store.insert(&entry.row(table.root, &key)),
+    match own_entry(&table, &store, &key, &me)? {
+        None => {
+            let entry = Entry { op: b'i', draft: id, base: None, version: None, leaf: table.relid };
+            store.insert(&entry.row(table.root, &key));
+        }
         Some(found) => {
             let former = Entry::of(&found);
-            check_tombstone(&table, &key, &former, &me)?;
-            if draft::status(&table, Some(former.draft), &me) == Stamp::Mine {
-                draft::touch((former.draft, table.journal_id));
-            }
             let op = if former.base.is_some() { b'u' } else { b'i' };
-            store.update(&found, &Entry { op, draft: id, leaf: table.relid, ..former }.row(table.root, &key));
+            store.update(&found, &Entry { op, draft: id, ..former }.row(table.root, &key));
             owner = claim::owner(table.root, &key).filter(|owner| **owner == *me);
         }
     }
@@ -264,17 +276,17 @@ fn update(call: &Call) -> Result<()> {
         entries().insert(&entry.row(table.root, &old_key));
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
-    rekey(&table, &old_key, &new_key, id, Some((old, new)), &me)
+    rekey(&table, &old_key, &new_key, id, Some((old, new, before.version)), &me)
 }
 
 /// The entry of a row follows it to a new key, to another draft, or gains values stored out of
-/// line (`images`: before and after) that it did not have.
+/// line (`images`: before and after, and the version before) that it did not have.
 fn rekey(
     table: &Table,
     old_key: &str,
     new_key: &str,
     id: i64,
-    images: Option<(Values, Values)>,
+    images: Option<(Values, Values, i64)>,
     me: &Rc<str>,
 ) -> Result<()> {
     if table.committing == Committing::Transaction {
@@ -282,40 +294,40 @@ fn rekey(
         return Ok(());
     }
     let store = entries();
-    let Some(found) = store.find(table.root, old_key) else {
-        // The row moved between partitions right after it was inserted: its own event is to come.
-        let entry = Entry { op: b'i', draft: id, base: None, version: None, leaf: table.relid };
+    let existed = store.find(table.root, old_key).is_some();
+    let Some(found) = own_entry(table, &store, old_key, me)? else {
+        let (base, version) = match images {
+            // Another session committed the draft: this is the first touch of a clean row.
+            Some((old, new, version)) if existed => (Some(base_image(table, old, Some(new))), Some(version)),
+            // The row was inserted by this statement: its own event is to come.
+            _ => (None, None),
+        };
+        let op = if base.is_some() { b'u' } else { b'i' };
         if store.find(table.root, new_key).is_none() {
-            store.insert(&entry.row(table.root, new_key));
+            store.insert(&Entry { op, draft: id, base, version, leaf: table.relid }.row(table.root, new_key));
         }
         return Ok(());
     };
-    let mut entry = Entry { draft: id, leaf: table.relid, ..Entry::of(&found) };
+    let mut entry = Entry { draft: id, ..Entry::of(&found) };
     if entry.op == b'd' {
         entry.op = if entry.base.is_some() { b'u' } else { b'i' };
     }
-    if let (Some(base), Some((old, new))) = (&entry.base, images) {
+    if let (Some(base), Some((old, new, _))) = (&entry.base, images) {
         entry.base = Some(add_missing(table, base, old, new)?);
     }
-    let taken = if old_key == new_key { None } else { store.find(table.root, new_key) };
+    let taken = if old_key == new_key { None } else { own_entry(table, &store, new_key, me)? };
     let Some(taken) = taken else {
-        // The unique index refuses a second entry should the key be taken meanwhile.
-        return move_entry(table, &store, &found, &entry, new_key);
+        store.update(&found, &entry.row(table.root, new_key));
+        return Ok(());
     };
     let tombstone = Entry::of(&taken);
-    check_tombstone(table, new_key, &tombstone, me)?;
     let op = if tombstone.base.is_some() { b'u' } else { b'i' };
-    store.update(&taken, &Entry { op, draft: id, leaf: table.relid, ..tombstone }.row(table.root, new_key));
+    store.update(&taken, &Entry { op, draft: id, ..tombstone }.row(table.root, new_key));
     if entry.base.is_some() {
         store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, old_key));
     } else {
         store.delete(&found);
     }
-    Ok(())
-}
-
-fn move_entry(table: &Table, store: &Store, found: &Found, entry: &Entry, new_key: &str) -> Result<()> {
-    store.update(found, &entry.row(table.root, new_key));
     Ok(())
 }
 
@@ -355,15 +367,17 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
         return Ok(());
     }
     let store = entries();
-    if stamp == Stamp::Clean {
+    let found = if stamp == Stamp::Clean { None } else { own_entry(table, &store, &key, me)? };
+    let Some(found) = found else {
+        if stamp == Stamp::Current {
+            // Inserted by this very statement: its own event is to come and finds no row.
+            return Ok(());
+        }
         let id = draft::current_id(me);
         draft::ensure_header(table, id);
         let base = Some(base_image(table, row, None));
         let entry = Entry { op: b'd', draft: id, base, version: version_of(table, row), leaf: table.relid };
         store.insert(&entry.row(table.root, &key));
-        return Ok(());
-    }
-    let Some(found) = store.find(table.root, &key) else {
         return Ok(());
     };
     let mut entry = Entry::of(&found);

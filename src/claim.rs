@@ -426,6 +426,7 @@ impl Claimer {
         let version = held.version;
         let expected = held.owner.is_some();
         let cause = if wish.steal { "stolen" } else { "expired" };
+        self.rows.let_go();
         xact::in_subtransaction(|| {
             // The holder's commit and other sessions hold this lock while they work on the draft.
             if let Some(draft) = draft {
@@ -544,16 +545,19 @@ pub fn claim_rows(
             outcomes.insert(i, claimer.look(&keys[i], &wish_for(i))?);
         }
         if outcomes.values().all(|o| o.status == "free") {
+            claimer.rows.let_go();
             let granted = xact::in_subtransaction(|| {
                 let mut granted = HashMap::new();
                 for &i in &order {
                     let outcome = claimer.attempt(&keys[i], &wish_for(i))?;
                     if outcome.status != "granted" {
                         outcomes.insert(i, outcome);
+                        claimer.rows.let_go();
                         return Ok(None);
                     }
                     granted.insert(i, outcome);
                 }
+                claimer.rows.let_go();
                 Ok(Some(granted))
             })?;
             if let Some(granted) = granted {

@@ -36,6 +36,8 @@ extension_sql_file!("../sql/ddl_guards.sql", name = "ddl_guards", requires = ["v
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    // pgrx would put a backtrace into the DETAIL of errors when the server's environment asks for one.
+    std::env::set_var("RUST_LIB_BACKTRACE", "0");
     settings::register();
     table::register();
     pg::xact::register();

@@ -44,7 +44,8 @@ pub enum Owner<'a> {
 /// A row set aside while others take the unique values it must get back.
 struct Parked {
     leaf: pg_sys::Oid,
-    tid: pg_sys::ItemPointerData,
+    /// Where it was, if it comes back to the same partition.
+    tid: Option<pg_sys::ItemPointerData>,
     image: String,
     version: i64,
     owner: Option<String>,
@@ -127,12 +128,11 @@ impl Batch {
         };
         let version = entry.version.unwrap_or(1);
         if !present {
-            let leaf_oid = if entry.leaf == pg_sys::InvalidOid { root } else { entry.leaf };
-            let leaf = Table::enabled(leaf_oid)?;
+            let leaf = Table::enabled(entry.leaf)?;
             let mut set = attributes(&leaf, &base, |_| true)?;
             add_missing_defaults(&leaf, &mut set);
             push_ownership(&leaf, &mut set, version, claimed.as_deref())?;
-            self.rows(root)?.insert(leaf_oid, &set)?;
+            self.rows(root)?.insert(entry.leaf, &set)?;
             return Ok(Some(base_key));
         }
         let leaf = rows.leaf_table();
@@ -143,14 +143,19 @@ impl Batch {
             leaf.column(index)
                 .is_some_and(|c| !c.untracked && diff::value(&base, &c.name) != diff::value(&now, &c.name))
         };
-        if rows.unique_columns().into_iter().any(differs) || leaf.relid != root && leaf.key.iter().any(|&i| differs(i))
-        {
+        let moves = entry.leaf != leaf.relid;
+        if moves || rows.unique_columns().into_iter().any(differs) {
             let mut full = String::new();
             codec::push_row(&mut full, &leaf, rows.values(), |_, _| true);
             let image = diff::fill_missing(base_text, &full)?;
-            let leaf_oid = if entry.leaf == pg_sys::InvalidOid { leaf.relid } else { entry.leaf };
-            let tid = rows.park();
-            self.parked.push(Parked { leaf: leaf_oid, tid, image, version, owner: claimed });
+            // In another partition it is another row to foreign keys, as its key is another.
+            let tid = if moves {
+                rows.delete();
+                None
+            } else {
+                Some(rows.park())
+            };
+            self.parked.push(Parked { leaf: entry.leaf, tid, image, version, owner: claimed });
             return Ok(Some(base_key));
         }
         let mut set = attributes(&leaf, &base, differs)?;
@@ -166,7 +171,10 @@ impl Batch {
             let image = codec::parse_image(&parked.image)?;
             let mut set = attributes(&leaf, &image, |_| true)?;
             push_ownership(&leaf, &mut set, parked.version, parked.owner.as_deref())?;
-            self.rows(leaf.root)?.unpark(parked.leaf, parked.tid, &set)?;
+            match parked.tid {
+                Some(tid) => self.rows(leaf.root)?.unpark(parked.leaf, tid, &set)?,
+                None => self.rows(leaf.root)?.insert(parked.leaf, &set)?,
+            }
         }
         xact::bump_command();
         for rows in self.tables.values_mut() {

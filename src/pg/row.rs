@@ -97,6 +97,8 @@ impl Leaf {
     unsafe fn close(self) {
         pg_sys::ExecDropSingleTupleTableSlot(self.found);
         pg_sys::ExecDropSingleTupleTableSlot(self.fresh);
+        // The slots that foreign key checks fetched old and new rows into.
+        pg_sys::ExecResetTupleTable((*self.estate).es_tupleTable, false);
         pg_sys::ExecCloseIndices(self.info);
         pg_sys::index_close(self.index, pg_sys::NoLock as i32);
         pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
@@ -284,6 +286,17 @@ impl Rows {
             |row| row.text(1).unwrap_or_default(),
         )
         .unwrap_or_else(|| "=".into()))
+    }
+
+    /// Lets go of the row found last, before a subtransaction starts or ends.
+    pub fn let_go(&mut self) {
+        for leaf in self.leaves.values_mut() {
+            // SAFETY: the slots are open; clearing releases their buffer pins.
+            unsafe {
+                pg_sys::ExecClearTuple(leaf.found);
+                pg_sys::ExecClearTuple(leaf.fresh);
+            }
+        }
     }
 
     /// The row found last.

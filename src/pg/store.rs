@@ -115,8 +115,9 @@ impl Store {
 
     /// Replaces a found row. A concurrent change of it is an error: the user row's lock excludes it.
     pub fn update(&self, found: &Found, row: &[Option<pg_sys::Datum>]) {
-        // SAFETY: as in insert(); the place is the found row's.
+        // SAFETY: as in insert(); the place is the found row's, which may be this command's own.
         unsafe {
+            pg_sys::CommandCounterIncrement();
             let tuple = self.form(row);
             let mut tid = found.tid;
             pg_sys::CatalogTupleUpdate(self.relation, &mut tid, tuple);
@@ -127,6 +128,7 @@ impl Store {
     pub fn delete(&self, found: &Found) {
         // SAFETY: the place is the found row's.
         unsafe {
+            pg_sys::CommandCounterIncrement();
             let mut tid = found.tid;
             pg_sys::CatalogTupleDelete(self.relation, &mut tid);
         }

@@ -1,7 +1,9 @@
 //! Transaction and subtransaction callbacks, registered once per backend, and identifiers.
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
+use std::panic::AssertUnwindSafe;
 
 pub type SubId = pg_sys::SubTransactionId;
 
@@ -33,23 +35,34 @@ pub fn clock() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// Runs `body` in a subtransaction; `Ok(None)` from it rolls everything it did back.
+/// Runs `body` in a subtransaction; `Ok(None)` from it rolls everything it did back. Nothing that
+/// holds a buffer pin may be alive when it starts or ends.
 pub fn in_subtransaction<T, E>(body: impl FnOnce() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
     // SAFETY: the resource owner and memory context of before are put back as PL/pgSQL does for
-    // its exception blocks; an error inside aborts the surrounding (sub)transaction as usual.
+    // its exception blocks; an error inside ends this subtransaction and goes on.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
+        let end = move |keep: bool| {
+            if keep {
+                pg_sys::ReleaseCurrentSubTransaction();
+            } else {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
+            pg_sys::CurrentMemoryContext = context;
+            pg_sys::CurrentResourceOwner = owner;
+        };
+        let end_and_rethrow = move |caught: CaughtError| {
+            end(false);
+            caught.rethrow()
+        };
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::CurrentMemoryContext = context;
-        let result = body();
-        if matches!(result, Ok(Some(_))) {
-            pg_sys::ReleaseCurrentSubTransaction();
-        } else {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-        }
-        pg_sys::CurrentMemoryContext = context;
-        pg_sys::CurrentResourceOwner = owner;
+        let result = PgTryBuilder::new(AssertUnwindSafe(body))
+            .catch_others(end_and_rethrow)
+            .catch_rust_panic(end_and_rethrow)
+            .execute();
+        end(matches!(result, Ok(Some(_))));
         result
     }
 }

@@ -14,6 +14,7 @@ use crate::pg::owner::{caller, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::store::text_datum;
+use crate::release;
 use crate::restore;
 use crate::settings::ACTOR_MAX;
 use crate::sql_function;
@@ -169,19 +170,19 @@ sql_function! {
     pg_finfo_rowclaim_release_row, rowclaim_release_row, |call| (|| {
         let table = Table::enabled(target(call, 0)?)?;
         let key = key(call, 1, &table)?;
-        Ok(call.value(claim::release_row(table.root, &key)?))
+        Ok(call.value(release::release_row(table.root, &key)?))
     })()
 }
 
 sql_function! {
     /// `release_rows(target)`.
-    pg_finfo_rowclaim_release_rows, rowclaim_release_rows, |call| claim::release_rows(call.arg(0)).map(|n| call.value(n))
+    pg_finfo_rowclaim_release_rows, rowclaim_release_rows, |call| release::release_rows(call.arg(0)).map(|n| call.value(n))
 }
 
 sql_function! {
     /// `renew_claims(ttl, target)`.
     pg_finfo_rowclaim_renew_claims, rowclaim_renew_claims, |call| (|| {
-        Ok(call.value(claim::renew_claims(ttl(call, 0)?, call.arg(1))?))
+        Ok(call.value(release::renew_claims(ttl(call, 0)?, call.arg(1))?))
     })()
 }
 
@@ -192,7 +193,7 @@ sql_function! {
         if who.is_empty() || who.len() > ACTOR_MAX || who.chars().any(char::is_control) {
             return Err(invalid("actor", "an actor is 1 to 255 bytes without control characters"));
         }
-        Ok(call.value(claim::release_actor(&who, call.arg::<String>(1).as_deref())?))
+        Ok(call.value(release::release_actor(&who, call.arg::<String>(1).as_deref())?))
     })()
 }
 
@@ -244,7 +245,7 @@ sql_function! {
         let name = |n, what| call.arg::<String>(n).ok_or_else(|| invalid(what, format!("{what} is null")));
         let column = |n, what| {
             call.datum(n)
-                .map(|datum| enable::name_text(datum))
+                .map(enable::name_text)
                 .filter(|name| !name.is_empty())
                 .ok_or_else(|| invalid(what, format!("{what} is null or empty")))
         };

@@ -7,6 +7,7 @@ use crate::codec;
 use crate::draft::{self, Event as Fact, Stamp, Touch};
 use crate::error::{check, Error, Result};
 use crate::guard::{attribute_name, changes, held_by, version_of, Ownership};
+use crate::image;
 use crate::pg::owner;
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg};
@@ -333,7 +334,7 @@ fn rekey(
 
 /// Adds the former values of changed columns that a base image lacks.
 fn add_missing(table: &Table, base: &str, old: Values, new: Values) -> Result<String> {
-    let image = codec::parse_image(base)?;
+    let image = image::parse_image(base)?;
     let has = |name: &str| image.iter().any(|(n, _)| n == name);
     let mut more = String::new();
     codec::push_row(&mut more, table, old, |index, column| {
@@ -345,7 +346,7 @@ fn add_missing(table: &Table, base: &str, old: Values, new: Values) -> Result<St
         };
         differs && !has(&column.name)
     });
-    Ok(crate::diff::merge_objects(base, &more))
+    Ok(image::merge_objects(base, &more))
 }
 
 fn delete(call: &Call) -> Result<()> {
@@ -387,7 +388,7 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
     };
     // Values stored out of line that the draft never touched are still those of the base.
     let full = base_image(table, row, None);
-    entry.base = Some(crate::diff::fill_missing(base, &full)?);
+    entry.base = Some(image::fill_missing(base, &full)?);
     entry.op = b'd';
     if stamp == Stamp::Mine && draft::touch((entry.draft, table.journal_id)) == Touch::Move {
         entry.draft = draft::current_id(me);

@@ -2,43 +2,14 @@
 //! type's text form under fixed settings.
 
 use crate::error::{Error, Result};
+use crate::image::{parse_image, push_json_string, scalar_text};
 use crate::pg::fixed::FixedOutput;
 use crate::pg::trigger::Values;
 use crate::pg::value;
 use crate::table::{Column, Form, Table};
 use pgrx::pg_sys;
-use serde_json::value::RawValue;
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
-
-/// A row image as the journal's format has it: column names and raw JSON values, in order.
-pub type Image<'a> = Vec<(std::borrow::Cow<'a, str>, &'a str)>;
-
-/// Appends `text` as a JSON string.
-pub fn push_json_string(out: &mut String, text: &str) {
-    out.push('"');
-    let mut clean = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0..=0x1f => "",
-            _ => continue,
-        };
-        out.push_str(&text[clean..at]);
-        if escape.is_empty() {
-            let _ = write!(out, "\\u{byte:04x}");
-        } else {
-            out.push_str(escape);
-        }
-        clean = at + 1;
-    }
-    out.push_str(&text[clean..]);
-    out.push('"');
-}
 
 /// Appends a non-null value of `column` as JSON. Call under [`FixedOutput`].
 fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
@@ -128,42 +99,6 @@ pub fn key_text_of(table: &Table, value: impl Fn(usize) -> Option<pg_sys::Datum>
     out
 }
 
-/// Splits a JSON object into names and raw values without touching the values.
-pub fn parse_image(text: &str) -> Result<Image<'_>> {
-    struct Visitor;
-    impl<'de> serde::de::Visitor<'de> for Visitor {
-        type Value = Image<'de>;
-        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-            f.write_str("a JSON object")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-            #[derive(serde::Deserialize)]
-            struct Name<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
-            let mut image = Vec::new();
-            while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
-                image.push((name.0, value.get()));
-            }
-            Ok(image)
-        }
-    }
-    let mut parser = serde_json::Deserializer::from_str(text);
-    serde::Deserializer::deserialize_map(&mut parser, Visitor)
-        .and_then(|image| parser.end().map(|()| image))
-        .map_err(|error| Error::InvalidChangeset { problem: error.to_string() })
-}
-
-/// The text behind a raw JSON value: the content of a string, the literal of anything else,
-/// `None` for null.
-pub fn scalar_text(raw: &str) -> Result<Option<String>> {
-    match raw.as_bytes().first() {
-        Some(b'"') => {
-            serde_json::from_str(raw).map(Some).map_err(|error| Error::InvalidChangeset { problem: error.to_string() })
-        }
-        _ if raw == "null" => Ok(None),
-        _ => Ok(Some(raw.to_owned())),
-    }
-}
-
 /// Reads the text form of a value of `column`; the datum is palloc'd in the current context.
 ///
 /// Raises the input function's own error for malformed text.
@@ -211,36 +146,4 @@ pub fn recode(table: &Table, image: &str) -> Result<String> {
     }
     out.push('}');
     Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strings_escape_what_json_must() {
-        let mut out = String::new();
-        push_json_string(&mut out, "a\"b\\c\n\u{1}é\u{10348}");
-        assert_eq!(out, "\"a\\\"b\\\\c\\n\\u0001é\u{10348}\"");
-        assert_eq!(scalar_text(&out).ok().flatten().as_deref(), Some("a\"b\\c\n\u{1}é\u{10348}"));
-    }
-
-    #[test]
-    fn images_keep_the_text_of_numbers() {
-        let image = parse_image(r#"{"a":1.00,"b":-0,"c":null,"d\"":"x"}"#).ok().unwrap_or_default();
-        let flat: Vec<_> = image.iter().map(|(n, v)| (n.as_ref(), *v)).collect();
-        assert_eq!(flat, [("a", "1.00"), ("b", "-0"), ("c", "null"), ("d\"", "\"x\"")]);
-        assert!(parse_image("[1]").is_err());
-        assert!(parse_image("{\"a\":1} x").is_err());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_text_survives(text in "\\PC*|[\\x01-\\x7f]*") {
-            let mut out = String::new();
-            push_json_string(&mut out, &text);
-            let back = scalar_text(&out).ok().flatten();
-            proptest::prop_assert_eq!(back.as_deref(), Some(text.as_str()));
-        }
-    }
 }

@@ -8,6 +8,7 @@ use crate::diff::{self, Op};
 use crate::draft::{self, DraftKey, Event};
 use crate::error::{Error, Result};
 use crate::guard::{version_of, Ownership};
+use crate::image::{self, Image};
 use crate::journal::{Head, Journal};
 use crate::notify;
 use crate::order::{Order, Role};
@@ -20,9 +21,11 @@ use crate::pg::spi::{self, Arg, Cursor, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::store::text_datum;
 use crate::pg::xact::{self, ActiveSnapshot};
+use crate::release;
 use crate::settings;
 use crate::table::{Committing, Table};
 use pgrx::pg_sys;
+use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -100,7 +103,7 @@ impl Source {
 
 /// Key values in key order, read from the canonical key text.
 pub fn key_datums(table: &Table, key: &str) -> Result<Vec<pg_sys::Datum>> {
-    let image = codec::parse_image(key)?;
+    let image = image::parse_image(key)?;
     let _fixed = FixedOutput::enter(table.settings_matter);
     table
         .key
@@ -108,7 +111,7 @@ pub fn key_datums(table: &Table, key: &str) -> Result<Vec<pg_sys::Datum>> {
         .map(|&index| {
             let missing = || Error::InvalidChangeset { problem: format!("key {key} does not fit {}", table.name()) };
             let column = table.column(index).ok_or_else(missing)?;
-            let raw = diff::value(&image, &column.name).ok_or_else(missing)?;
+            let raw = image::value(&image, &column.name).ok_or_else(missing)?;
             codec::read_value(column, raw)?.ok_or_else(missing)
         })
         .collect()
@@ -116,11 +119,10 @@ pub fn key_datums(table: &Table, key: &str) -> Result<Vec<pg_sys::Datum>> {
 
 impl Changes {
     fn source(&mut self, root: pg_sys::Oid) -> Result<&mut Source> {
-        if !self.tables.contains_key(&root.to_u32()) {
-            let source = Source::open(root)?;
-            self.tables.insert(root.to_u32(), source);
-        }
-        Ok(self.tables.entry(root.to_u32()).or_insert_with(|| pgrx::error!("table is not open")))
+        Ok(match self.tables.entry(root.to_u32()) {
+            Slot::Occupied(open) => open.into_mut(),
+            Slot::Vacant(free) => free.insert(Source::open(root)?),
+        })
     }
 
     /// Compares a touched row with its base and keeps the change, if any.
@@ -130,7 +132,7 @@ impl Changes {
         let table = source.rows.table.clone();
         let key = key_datums(&table, &touched.key)?;
         let present = source.rows.find(&key, Look::Latest)?.is_some();
-        let base = touched.base.as_deref().map(codec::parse_image).transpose()?;
+        let base = touched.base.as_deref().map(image::parse_image).transpose()?;
         let mut text = String::new();
         let mut version = touched.version.unwrap_or_default();
         let mut owned = true;
@@ -139,13 +141,13 @@ impl Changes {
             let values = source.rows.values();
             codec::push_row(&mut text, &leaf, values, |_, column| match &base {
                 // Only what the draft may have touched is read at all.
-                Some(base) => !column.untracked && diff::value(base, &column.name).is_some(),
+                Some(base) => !column.untracked && image::value(base, &column.name).is_some(),
                 None => true,
             });
             version = version_of(&leaf, values).unwrap_or_default();
             owned = Ownership::of(&leaf, values).owner.is_some();
         }
-        let now = if present { Some(codec::parse_image(&text)?) } else { None };
+        let now = if present { Some(image::parse_image(&text)?) } else { None };
         let (op, key, old, new) = match (&base, &now) {
             (None, None) => return Ok(()),
             (None, Some(now)) => (Op::Insert, touched.key.clone(), None, Some(now.clone())),
@@ -162,12 +164,12 @@ impl Changes {
         let change = diff::change(op, &source.name, &key, old.as_ref(), new.as_ref(), version);
         let constraints = std::mem::take(&mut source.constraints);
         for constraint in &constraints {
-            let values = |image: &Option<diff::Row<'_>>| -> Option<Vec<String>> {
+            let values = |image: &Option<Image<'_>>| -> Option<Vec<String>> {
                 let image = image.as_ref()?;
                 constraint
                     .columns
                     .iter()
-                    .map(|c| Some(diff::value(image, c)?.to_owned()).filter(|v| v != "null"))
+                    .map(|c| Some(image::value(image, c)?.to_owned()).filter(|v| v != "null"))
                     .collect()
             };
             let (former, present) = (values(&base), values(&now));
@@ -227,17 +229,17 @@ impl Changes {
 }
 
 /// The columns of an image that are journaled.
-fn tracked<'a>(table: &Table, image: &diff::Row<'a>) -> diff::Row<'a> {
+fn tracked<'a>(table: &Table, image: &Image<'a>) -> Image<'a> {
     image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
 }
 
 /// The canonical key text in a base image.
-fn base_key(table: &Table, base: &diff::Row) -> String {
+fn base_key(table: &Table, base: &Image) -> String {
     let key = table.key.iter().filter_map(|&index| {
         let column = table.column(index)?;
-        Some((column.name.clone().into(), diff::value(base, &column.name)?))
+        Some((column.name.clone().into(), image::value(base, &column.name)?))
     });
-    diff::object(&key.collect())
+    image::object(&key.collect())
 }
 
 /// The open drafts of an actor in a journal that this transaction can have: those another
@@ -304,7 +306,7 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
         }
     }
     if release {
-        claim::release_journal(&actor, &journal.name)?;
+        release::release_journal(&actor, &journal.name)?;
     }
     warn_of_stash(&actor, &journal.name);
     Ok(seq)
@@ -371,7 +373,7 @@ pub fn commit_transaction(events: Vec<Event>) -> Result<()> {
     let _snapshot = ActiveSnapshot::latest();
     let _owner = AsOwner::enter();
     xact::bump_command();
-    let mut groups: Vec<((Rc<str>, Rc<str>), Vec<Touched>)> = Vec::new();
+    let mut groups: Vec<(Group, Vec<Touched>)> = Vec::new();
     for ((journal, actor), touched) in net(events)? {
         match groups.iter_mut().find(|(group, _)| *group == (journal.clone(), actor.clone())) {
             Some((_, rows)) => rows.push(touched),
@@ -397,6 +399,7 @@ pub fn commit_transaction(events: Vec<Event>) -> Result<()> {
     Ok(())
 }
 
+/// Journal and actor of a changeset.
 type Group = (Rc<str>, Rc<str>);
 
 /// Replays the captured events: per row that was touched, its first base image under its
@@ -415,7 +418,7 @@ fn net(events: Vec<Event>) -> Result<Vec<(Group, Touched)>> {
                     }
                     Some((_, known)) => {
                         if let (Some(first), Some(later)) = (&known.base, &base) {
-                            known.base = Some(diff::fill_missing(first, later)?);
+                            known.base = Some(image::fill_missing(first, later)?);
                         }
                     }
                 }

@@ -1,47 +1,6 @@
 //! Row images compared: what a draft changed, as the journal writes it. No PostgreSQL in here.
 
-use crate::codec::{parse_image, push_json_string, Image};
-
-/// A row image.
-pub type Row<'a> = Image<'a>;
-use crate::error::Result;
-
-/// Joins two JSON objects that share no names.
-pub fn merge_objects(a: &str, b: &str) -> String {
-    let inner = |text: &str| text.trim().trim_start_matches('{').len();
-    match (inner(a), inner(b)) {
-        (_, 1) => a.to_owned(),
-        (1, _) => b.to_owned(),
-        _ => format!("{},{}", &a[..a.len() - 1], &b[1..]),
-    }
-}
-
-/// `base` with the columns of `full` that it lacks.
-pub fn fill_missing(base: &str, full: &str) -> Result<String> {
-    let (known, all) = (parse_image(base)?, parse_image(full)?);
-    let missing: Image = all.into_iter().filter(|(name, _)| !known.iter().any(|(n, _)| n == name)).collect();
-    Ok(merge_objects(base, &object(&missing)))
-}
-
-/// An image as a JSON object.
-pub fn object(image: &Image) -> String {
-    let mut out = String::from("{");
-    for (i, (name, value)) in image.iter().enumerate() {
-        if i > 0 {
-            out.push(',');
-        }
-        push_json_string(&mut out, name);
-        out.push(':');
-        out.push_str(value);
-    }
-    out.push('}');
-    out
-}
-
-/// The value of a column in an image.
-pub fn value<'a>(image: &Image<'a>, name: &str) -> Option<&'a str> {
-    image.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
-}
+use crate::image::{object, push_json_string, value, Image};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Op {
@@ -96,6 +55,7 @@ pub fn change(op: Op, table: &str, key: &str, old: Option<&Image>, new: Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::parse_image;
 
     fn image(text: &str) -> Image<'_> {
         parse_image(text).ok().unwrap_or_default()
@@ -105,14 +65,6 @@ mod tests {
     fn only_changed_columns_are_in_an_update() {
         let (old, new) = changed(&image(r#"{"id":1,"a":1.0,"b":"x"}"#), &image(r#"{"id":1,"a":1.00,"b":"x","c":9}"#));
         assert_eq!((object(&old).as_str(), object(&new).as_str()), (r#"{"a":1.0}"#, r#"{"a":1.00}"#));
-    }
-
-    #[test]
-    fn objects_join() {
-        assert_eq!(merge_objects("{}", r#"{"b":2}"#), r#"{"b":2}"#);
-        assert_eq!(merge_objects(r#"{"a":1}"#, "{}"), r#"{"a":1}"#);
-        assert_eq!(merge_objects(r#"{"a":1}"#, r#"{"b":2}"#), r#"{"a":1,"b":2}"#);
-        assert_eq!(fill_missing(r#"{"a":1}"#, r#"{"a":5,"b":2}"#).ok().as_deref(), Some(r#"{"a":1,"b":2}"#));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Holder {
 pub enum Error {
     RowHeld {
         row: RowName,
-        holder: Holder,
+        holder: Box<Holder>,
     },
     RowNotClaimed {
         row: RowName,

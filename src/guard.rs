@@ -163,7 +163,7 @@ pub fn held_by(table: &Table, key: &str, who: &str, stamp: &Stamp, held: &Owners
         }
         _ => claim::holder(table.root, key).unwrap_or_else(|| Holder { owner: who.into(), ..Holder::default() }),
     };
-    Error::RowHeld { row: table.row_name(key, owner::caller().0), holder }
+    Error::RowHeld { row: table.row_name(key, owner::caller().0), holder: Box::new(holder) }
 }
 
 fn update(call: &Call) -> Result<pg_sys::Datum> {

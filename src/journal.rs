@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// The most changes and bytes one part holds; a single larger change makes a part of its own.
 const PART_CHANGES: usize = 1_000;
@@ -102,7 +103,8 @@ impl Journal {
 
     fn write(&self, seq: i64, head: &Head, changes: &mut Spool, order: Option<&[u32]>) {
         let at = |i: usize| order.map_or(i, |order| order[i] as usize);
-        let mut parts = vec![0..0];
+        let mut parts: Vec<Range<usize>> = Vec::new();
+        parts.push(0..0);
         let mut bytes = 0;
         for i in 0..changes.len() {
             let size = changes.size(at(i)) + 1;
@@ -237,7 +239,7 @@ impl Journal {
 
     fn seal_if_due(&self) -> Result<()> {
         let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied());
-        if !seen.is_some_and(|seen| seen.prefix - seen.sealed >= SEAL_EVERY) {
+        if seen.is_none_or(|seen| seen.prefix - seen.sealed < SEAL_EVERY) {
             return Ok(());
         }
         if (Lock::Seal { journal: self.id }).try_acquire(Mode::Exclusive) {

@@ -2,6 +2,7 @@
 
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::image;
 use crate::pg::fixed::FixedOutput;
 use crate::pg::spi::Arg;
 use crate::pg::value;
@@ -52,7 +53,7 @@ impl Key {
     /// From a JSON object with exactly the key columns.
     pub fn from_json(table: &Table, text: &str) -> Result<Key> {
         let image =
-            codec::parse_image(text).map_err(|_| invalid(table, "expected a JSON object with every key column"))?;
+            image::parse_image(text).map_err(|_| invalid(table, "expected a JSON object with every key column"))?;
         for (name, _) in &image {
             if !table.key.iter().any(|&index| table.column(index).is_some_and(|c| c.name == *name)) {
                 return Err(invalid(table, format!("{name} is not a key column")));
@@ -65,7 +66,7 @@ impl Key {
             let (Some((_, raw)), None) = (values.next(), values.next()) else {
                 return Err(invalid(table, format!("key column {name} must be given once")));
             };
-            let text = codec::scalar_text(raw)
+            let text = image::scalar_text(raw)
                 .map_err(|_| invalid(table, "the JSON is malformed"))?
                 .ok_or_else(|| invalid(table, format!("key column {name} is null")))?;
             datums.push(read(table, index, &text)?);
@@ -87,7 +88,7 @@ impl Key {
                     if text.trim_start().starts_with('{') {
                         return Key::from_json(table, &text);
                     }
-                    let Some(scalar) = codec::scalar_text(&text).ok().flatten() else {
+                    let Some(scalar) = image::scalar_text(&text).ok().flatten() else {
                         return Err(invalid(table, "the key is null"));
                     };
                     return Key::from_text(table, &scalar);

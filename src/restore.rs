@@ -10,6 +10,7 @@ use crate::diff;
 use crate::draft::DraftKey;
 use crate::error::{Error, Result};
 use crate::guard::{version_datum, Ownership};
+use crate::image::{self, Image};
 use crate::journal::Journal;
 use crate::key::Key;
 use crate::notify;
@@ -22,6 +23,7 @@ use crate::pg::trigger::Values;
 use crate::pg::xact;
 use crate::table::Table;
 use pgrx::pg_sys;
+use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
 
 /// Adds a time to live to a moment, as `timestamptz + interval` does.
@@ -61,7 +63,7 @@ pub struct Batch {
 type Attributes = Vec<(usize, Option<pg_sys::Datum>)>;
 
 /// The recorded columns of an image as attributes of a (leaf) table.
-fn attributes(table: &Table, image: &diff::Row, wanted: impl Fn(usize) -> bool) -> Result<Attributes> {
+fn attributes(table: &Table, image: &Image, wanted: impl Fn(usize) -> bool) -> Result<Attributes> {
     let _fixed = FixedOutput::enter(table.settings_matter);
     let mut set = Vec::with_capacity(image.len() + 3);
     for (name, raw) in image {
@@ -84,11 +86,10 @@ fn push_ownership(table: &Table, set: &mut Attributes, version: i64, owner: Opti
 
 impl Batch {
     fn rows(&mut self, root: pg_sys::Oid) -> Result<&mut Rows> {
-        if !self.tables.contains_key(&root.to_u32()) {
-            let rows = Rows::open(root)?;
-            self.tables.insert(root.to_u32(), rows);
-        }
-        Ok(self.tables.entry(root.to_u32()).or_insert_with(|| pgrx::error!("table is not open")))
+        Ok(match self.tables.entry(root.to_u32()) {
+            Slot::Occupied(open) => open.into_mut(),
+            Slot::Vacant(free) => free.insert(Rows::open(root)?),
+        })
     }
 
     /// Puts one row back. Returns its committed key, or `None` when it is gone again.
@@ -106,17 +107,17 @@ impl Batch {
             claim::forget(root, key);
             return Ok(None);
         };
-        let base = codec::parse_image(base_text)?;
+        let base = image::parse_image(base_text)?;
         let mut base_key = String::from(key);
         let same_key = |base_key: &mut String| {
-            let image: diff::Row = table
+            let image: Image = table
                 .key
                 .iter()
                 .filter_map(|&i| {
-                    table.column(i).and_then(|c| Some((c.name.clone().into(), diff::value(&base, &c.name)?)))
+                    table.column(i).and_then(|c| Some((c.name.clone().into(), image::value(&base, &c.name)?)))
                 })
                 .collect();
-            *base_key = diff::object(&image);
+            *base_key = image::object(&image);
         };
         same_key(&mut base_key);
         if base_key != key {
@@ -137,17 +138,17 @@ impl Batch {
         }
         let leaf = rows.leaf_table();
         let mut now = String::new();
-        codec::push_row(&mut now, &leaf, rows.values(), |_, column| diff::value(&base, &column.name).is_some());
-        let now = codec::parse_image(&now)?;
+        codec::push_row(&mut now, &leaf, rows.values(), |_, column| image::value(&base, &column.name).is_some());
+        let now = image::parse_image(&now)?;
         let differs = |index: usize| {
             leaf.column(index)
-                .is_some_and(|c| !c.untracked && diff::value(&base, &c.name) != diff::value(&now, &c.name))
+                .is_some_and(|c| !c.untracked && image::value(&base, &c.name) != image::value(&now, &c.name))
         };
         let moves = entry.leaf != leaf.relid;
         if moves || rows.unique_columns().into_iter().any(differs) {
             let mut full = String::new();
             codec::push_row(&mut full, &leaf, rows.values(), |_, _| true);
-            let image = diff::fill_missing(base_text, &full)?;
+            let image = image::fill_missing(base_text, &full)?;
             // In another partition it is another row to foreign keys, as its key is another.
             let tid = if moves {
                 rows.delete();
@@ -168,7 +169,7 @@ impl Batch {
     pub fn finish(mut self) -> Result<()> {
         for parked in std::mem::take(&mut self.parked) {
             let leaf = Table::enabled(parked.leaf)?;
-            let image = codec::parse_image(&parked.image)?;
+            let image = image::parse_image(&parked.image)?;
             let mut set = attributes(&leaf, &image, |_| true)?;
             push_ownership(&leaf, &mut set, parked.version, parked.owner.as_deref())?;
             match parked.tid {
@@ -206,10 +207,10 @@ pub fn stash(rows: &mut Rows, key: &str, entry: &Entry, who: &str, cause: &str, 
     let datums = key_datums(&table, key)?;
     let mine = rows.find(&datums, Look::Latest)?.is_some().then(|| {
         let leaf = rows.leaf_table();
-        let base = entry.base.as_deref().map(codec::parse_image).and_then(Result::ok);
+        let base = entry.base.as_deref().map(image::parse_image).and_then(Result::ok);
         let mut image = String::new();
         codec::push_row(&mut image, &leaf, rows.values(), |_, column| {
-            base.as_ref().is_none_or(|base| diff::value(base, &column.name).is_some())
+            base.as_ref().is_none_or(|base| image::value(base, &column.name).is_some())
         });
         image
     });
@@ -402,12 +403,12 @@ pub fn restore_stash(id: i64) -> Result<i64> {
         return Err(Error::InvalidParameter { parameter: "id", problem: format!("you have no stash {id}") });
     };
     let table = Table::enabled(stashed.root)?;
-    let base = stashed.base.as_deref().map(codec::parse_image).transpose()?.unwrap_or_default();
-    let mine = stashed.mine.as_deref().map(codec::parse_image).transpose()?.unwrap_or_default();
-    let columns: diff::Row = match stashed.op.as_str() {
+    let base = stashed.base.as_deref().map(image::parse_image).transpose()?.unwrap_or_default();
+    let mine = stashed.mine.as_deref().map(image::parse_image).transpose()?.unwrap_or_default();
+    let columns: Image = match stashed.op.as_str() {
         "insert" => mine,
         "update" => diff::changed(&base, &mine).1,
-        _ => diff::Row::new(),
+        _ => Image::new(),
     };
     // A claimed row still has its committed key.
     let key = if stashed.op == "insert" { stashed.key.clone() } else { base_key(&table, &base) };
@@ -427,12 +428,12 @@ pub fn restore_stash(id: i64) -> Result<i64> {
     Ok(written)
 }
 
-fn base_key(table: &Table, base: &diff::Row) -> String {
+fn base_key(table: &Table, base: &Image) -> String {
     let image = table.key.iter().filter_map(|&i| {
         let column = table.column(i)?;
-        Some((column.name.clone().into(), diff::value(base, &column.name)?))
+        Some((column.name.clone().into(), image::value(base, &column.name)?))
     });
-    diff::object(&image.collect())
+    image::object(&image.collect())
 }
 
 fn check_held(table: &Table, key: &Key, me: &str) -> Result<()> {
@@ -448,7 +449,7 @@ fn check_held(table: &Table, key: &Key, me: &str) -> Result<()> {
 }
 
 /// One INSERT, UPDATE or DELETE with the caller's rights, triggers and policies.
-fn write_as_caller(table: &Table, op: &str, key: &Key, columns: &diff::Row) -> Result<i64> {
+fn write_as_caller(table: &Table, op: &str, key: &Key, columns: &Image) -> Result<i64> {
     let (condition, mut args) = key.condition(table);
     let first = args.len();
     let mut names = Vec::new();

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::table::Table;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -211,13 +212,12 @@ impl Rows {
     }
 
     fn leaf(&mut self, relid: pg_sys::Oid) -> Result<&mut Leaf> {
-        if !self.leaves.contains_key(&relid.to_u32()) {
-            // SAFETY: closed in Drop.
-            let leaf = unsafe { Leaf::open(relid, Table::enabled(relid)?) };
-            self.leaves.insert(relid.to_u32(), leaf);
-        }
         self.current = relid.to_u32();
-        Ok(self.leaves.entry(self.current).or_insert_with(|| pgrx::error!("leaf table not open")))
+        Ok(match self.leaves.entry(self.current) {
+            Slot::Occupied(open) => open.into_mut(),
+            // SAFETY: closed in Drop.
+            Slot::Vacant(free) => free.insert(unsafe { Leaf::open(relid, Table::enabled(relid)?) }),
+        })
     }
 
     /// The leaf that [`Rows::find`] found last.

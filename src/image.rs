@@ -1,0 +1,149 @@
+//! Row images: JSON objects of column names and values whose text is kept to the letter. No
+//! PostgreSQL in here.
+
+use crate::error::{Error, Result};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// A row image as the journal's format has it: column names and raw JSON values, in order.
+pub type Image<'a> = Vec<(Cow<'a, str>, &'a str)>;
+
+/// Appends `text` as a JSON string.
+pub fn push_json_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut clean = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0..=0x1f => "",
+            _ => continue,
+        };
+        out.push_str(&text[clean..at]);
+        if escape.is_empty() {
+            let _ = write!(out, "\\u{byte:04x}");
+        } else {
+            out.push_str(escape);
+        }
+        clean = at + 1;
+    }
+    out.push_str(&text[clean..]);
+    out.push('"');
+}
+
+/// Splits a JSON object into names and raw values without touching the values.
+pub fn parse_image(text: &str) -> Result<Image<'_>> {
+    struct Visitor;
+    impl<'de> serde::de::Visitor<'de> for Visitor {
+        type Value = Image<'de>;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("a JSON object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+            #[derive(serde::Deserialize)]
+            struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+            let mut image = Vec::new();
+            while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                image.push((name.0, value.get()));
+            }
+            Ok(image)
+        }
+    }
+    let mut parser = serde_json::Deserializer::from_str(text);
+    serde::Deserializer::deserialize_map(&mut parser, Visitor)
+        .and_then(|image| parser.end().map(|()| image))
+        .map_err(|error| Error::InvalidChangeset { problem: error.to_string() })
+}
+
+/// The text behind a raw JSON value: the content of a string, the literal of anything else,
+/// `None` for null.
+pub fn scalar_text(raw: &str) -> Result<Option<String>> {
+    match raw.as_bytes().first() {
+        Some(b'"') => {
+            serde_json::from_str(raw).map(Some).map_err(|error| Error::InvalidChangeset { problem: error.to_string() })
+        }
+        _ if raw == "null" => Ok(None),
+        _ => Ok(Some(raw.to_owned())),
+    }
+}
+
+/// Joins two JSON objects that share no names.
+pub fn merge_objects(a: &str, b: &str) -> String {
+    let inner = |text: &str| text.trim().trim_start_matches('{').len();
+    match (inner(a), inner(b)) {
+        (_, 1) => a.to_owned(),
+        (1, _) => b.to_owned(),
+        _ => format!("{},{}", &a[..a.len() - 1], &b[1..]),
+    }
+}
+
+/// `base` with the columns of `full` that it lacks.
+pub fn fill_missing(base: &str, full: &str) -> Result<String> {
+    let (known, all) = (parse_image(base)?, parse_image(full)?);
+    let missing: Image = all.into_iter().filter(|(name, _)| !known.iter().any(|(n, _)| n == name)).collect();
+    Ok(merge_objects(base, &object(&missing)))
+}
+
+/// An image as a JSON object.
+pub fn object(image: &Image) -> String {
+    let mut out = String::from("{");
+    for (i, (name, value)) in image.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        push_json_string(&mut out, name);
+        out.push(':');
+        out.push_str(value);
+    }
+    out.push('}');
+    out
+}
+
+/// The value of a column in an image.
+pub fn value<'a>(image: &Image<'a>, name: &str) -> Option<&'a str> {
+    image.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_escape_what_json_must() {
+        let mut out = String::new();
+        push_json_string(&mut out, "a\"b\\c\n\u{1}é\u{10348}");
+        assert_eq!(out, "\"a\\\"b\\\\c\\n\\u0001é\u{10348}\"");
+        assert_eq!(scalar_text(&out).ok().flatten().as_deref(), Some("a\"b\\c\n\u{1}é\u{10348}"));
+    }
+
+    #[test]
+    fn images_keep_the_text_of_numbers() {
+        let image = parse_image(r#"{"a":1.00,"b":-0,"c":null,"d\"":"x"}"#).ok().unwrap_or_default();
+        let flat: Vec<_> = image.iter().map(|(n, v)| (n.as_ref(), *v)).collect();
+        assert_eq!(flat, [("a", "1.00"), ("b", "-0"), ("c", "null"), ("d\"", "\"x\"")]);
+        assert!(parse_image("[1]").is_err());
+        assert!(parse_image("{\"a\":1} x").is_err());
+    }
+
+    #[test]
+    fn objects_join() {
+        assert_eq!(merge_objects("{}", r#"{"b":2}"#), r#"{"b":2}"#);
+        assert_eq!(merge_objects(r#"{"a":1}"#, "{}"), r#"{"a":1}"#);
+        assert_eq!(merge_objects(r#"{"a":1}"#, r#"{"b":2}"#), r#"{"a":1,"b":2}"#);
+        assert_eq!(fill_missing(r#"{"a":1}"#, r#"{"a":5,"b":2}"#).ok().as_deref(), Some(r#"{"a":1,"b":2}"#));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_survives(text in "\\PC*|[\\x01-\\x7f]*") {
+            let mut out = String::new();
+            push_json_string(&mut out, &text);
+            let back = scalar_text(&out).ok().flatten();
+            proptest::prop_assert_eq!(back.as_deref(), Some(text.as_str()));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Letting go of claims: by their owner, after a commit, or for an absent actor; and renewing them.
+
+use crate::actor;
+use crate::capture::{entries, Entry};
+use crate::claim::{find, forget, Ttl, Wish};
+use crate::draft::{self, Stamp};
+use crate::error::{spaced, Error, Result};
+use crate::guard::{held_by, Ownership};
+use crate::key::Key;
+use crate::notify;
+use crate::pg::owner::{caller, AsOwner};
+use crate::pg::row::{Look, Rows, Written};
+use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::xact;
+use crate::restore;
+use crate::table::Table;
+use pgrx::pg_sys;
+use std::rc::Rc;
+
+/// `release_row()`.
+pub fn release_row(target: pg_sys::Oid, key: &Key) -> Result<bool> {
+    let me = actor::current();
+    let mut rows = Rows::open(Table::enabled(target)?.root)?;
+    let _owner = AsOwner::enter();
+    let text = key.text(&rows.table);
+    release_in(&mut rows, &me, key, &text, false)
+}
+
+fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, text: &str, keep_dirty: bool) -> Result<bool> {
+    let table = rows.table.clone();
+    let name = || table.row_name(text, caller().0);
+    let dirty = || Error::UncommittedChanges {
+        row: Some(name()),
+        what: format!("row {} {} has uncommitted changes", table.name(), spaced(text)),
+        hint: "Call commit_changes() or discard_changes() first.",
+    };
+    loop {
+        pgrx::check_for_interrupts!();
+        xact::bump_command();
+        if rows.find(&key.datums, Look::Latest)?.is_none() {
+            return match (find(table.root, text), entries().find(table.root, text)) {
+                (_, Some(found)) => match draft::status(&table, Some(Entry::of(&found).draft), me) {
+                    Stamp::Other(who) => {
+                        let held = Ownership { owner: None, version: 0, draft: Some(Entry::of(&found).draft) };
+                        Err(held_by(&table, text, &who, &Stamp::Other(who.clone()), &held))
+                    }
+                    _ if keep_dirty => Ok(false),
+                    _ => Err(dirty()),
+                },
+                (Some(claim), None) if claim.owner == **me => {
+                    // Deleted by this transaction in a table that commits with it.
+                    Err(dirty())
+                }
+                _ => Ok(false),
+            };
+        }
+        let leaf = rows.leaf_table();
+        let held = Ownership::of(&leaf, rows.values());
+        let stamp = draft::status(&leaf, held.draft, me);
+        match (&stamp, &held.owner) {
+            (Stamp::Other(who), None) => return Err(held_by(&table, text, who, &stamp, &held)),
+            (_, Some(owner)) if **owner != **me => return Err(held_by(&table, text, owner, &stamp, &held)),
+            (Stamp::Mine | Stamp::Current, _) if keep_dirty => return Ok(false),
+            (Stamp::Mine | Stamp::Current, _) => return Err(dirty()),
+            (_, None) => return Ok(false),
+            _ => {}
+        }
+        if rows.write(&[(leaf.owner_column, None)]) == Written::Done {
+            forget(table.root, text);
+            xact::bump_command();
+            notify::row("release", &table, text, me);
+            return Ok(true);
+        }
+    }
+}
+
+/// Releases my claims, in one table or journal or all. `keep_dirty`: leave rows that are still
+/// dirty instead of refusing.
+fn release_all(me: &str, target: Option<pg_sys::Oid>, journal: Option<&str>, keep_dirty: bool) -> Result<i64> {
+    let _owner = AsOwner::enter();
+    let actor: Rc<str> = me.into();
+    let mut mine: Vec<(pg_sys::Oid, String)> = Vec::new();
+    spi::query(
+        "SELECT c.relid::oid, c.key FROM rowclaim.claim c JOIN rowclaim.enabled_table t ON t.relid = c.relid
+         WHERE c.owner = $1 AND ($2::oid IS NULL OR c.relid = $2) AND ($3::text IS NULL OR t.journal = $3)
+         ORDER BY c.relid::oid, c.key",
+        &[
+            Arg::str(me),
+            Arg(pg_sys::OIDOID, target.map(|t| pg_sys::Datum::from(t.to_u32()))),
+            Arg::text(journal.map(str::to_owned)),
+        ],
+        Sees::Latest,
+        |row| mine.push((row.oid(1).unwrap_or(pg_sys::InvalidOid), row.text(2).unwrap_or_default())),
+    );
+    let mut released = 0;
+    let mut open: Option<Rows> = None;
+    let scratch = crate::pg::memory::Scratch::new();
+    for (root, text) in mine {
+        if open.as_ref().is_none_or(|rows| rows.table.root != root) {
+            open = Some(Rows::open(root)?);
+        }
+        let Some(rows) = open.as_mut() else { continue };
+        let _entered = scratch.enter();
+        let key = Key { datums: crate::commit::key_datums(&rows.table, &text)? };
+        released += i64::from(release_in(rows, &actor, &key, &text, keep_dirty)?);
+    }
+    Ok(released)
+}
+
+/// `release_rows()`.
+pub fn release_rows(target: Option<pg_sys::Oid>) -> Result<i64> {
+    let root = target.map(|t| Table::enabled(t).map(|table| table.root)).transpose()?;
+    release_all(&actor::current(), root, None, false)
+}
+
+/// Frees an actor's claims in a journal after a commit.
+pub fn release_journal(me: &str, journal: &str) -> Result<i64> {
+    release_all(me, None, Some(journal), true)
+}
+
+/// `renew_claims()`: one statement; an expired claim is not resurrected.
+pub fn renew_claims(ttl: Option<Ttl>, target: Option<pg_sys::Oid>) -> Result<i64> {
+    let root = target.map(|t| Table::enabled(t).map(|table| table.root)).transpose()?;
+    let _owner = AsOwner::enter();
+    let expires_at = Wish { ttl, ..Wish::default() }.expiry();
+    Ok(spi::run(
+        "UPDATE rowclaim.claim SET expires_at = $1
+         WHERE owner = $2 AND ($3::oid IS NULL OR relid = $3) AND (expires_at IS NULL OR expires_at > clock_timestamp())",
+        &[
+            Arg::timestamp(expires_at),
+            Arg::str(&actor::current()),
+            Arg(pg_sys::OIDOID, root.map(|r| pg_sys::Datum::from(r.to_u32()))),
+        ],
+    ) as i64)
+}
+
+/// `release_actor()`: everything an absent actor holds becomes free; drafts go to the stash.
+pub fn release_actor(who: &str, reason: Option<&str>) -> Result<i64> {
+    let _owner = AsOwner::enter();
+    let dirty = restore::stash_actor(who, reason)?;
+    Ok(dirty + release_all(who, None, None, false)?)
+}

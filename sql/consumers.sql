@@ -63,13 +63,13 @@ BEGIN
     IF consumer IS NULL OR consumer = '' OR pg_catalog.octet_length(consumer) > 255 THEN
         RAISE EXCEPTION 'a consumer''s name is 1 to 255 bytes'
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = pg_catalog.json_build_object('reason', 'invalid_parameter', 'parameter', 'consumer'),
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"consumer"}',
                   HINT = 'Give the consumer a name of its own.';
     END IF;
     IF max_changesets IS NULL OR max_changesets < 1 THEN
         RAISE EXCEPTION 'max_changesets must be at least 1'
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = pg_catalog.json_build_object('reason', 'invalid_parameter', 'parameter', 'max_changesets'),
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"max_changesets"}',
                   HINT = 'Ask for one changeset or more.';
     END IF;
     PERFORM rowclaim.fill_gaps(pull.journal);
@@ -79,6 +79,14 @@ BEGIN
     RETURNING * INTO this;
     PERFORM rowclaim.check_consumer(role_name, this);
     position := this.acked_seq;
+    IF EXISTS (SELECT FROM rowclaim.journal j
+               WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= rowclaim.stable_seq(pull.journal)
+               GROUP BY j.seq HAVING pg_catalog.count(*) <> pg_catalog.max(j.parts)) THEN
+        RAISE EXCEPTION 'journal % is damaged: parts of an entry after % are missing', pull.journal, position
+            USING ERRCODE = 'data_corrupted',
+                  DETAIL = '{"reason":"journal_corrupt","journal":' || pg_catalog.to_json(pull.journal) || '}',
+                  HINT = 'Run verify_journal() and compare with a backup or a replica.';
+    END IF;
     RETURN QUERY
         SELECT j.seq, j.part, j.parts, j.actor, j.committed_at, j.message,
                rowclaim.visible_changes(role_name, j.changes)
@@ -110,14 +118,14 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no consumer % of journal %', ack.consumer, ack.journal
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = pg_catalog.json_build_object('reason', 'invalid_parameter', 'parameter', 'consumer'),
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"consumer"}',
                   HINT = 'A consumer exists from its first pull_changes().';
     END IF;
     PERFORM rowclaim.check_consumer(role_name, this);
     IF seq IS NULL OR seq > rowclaim.stable_seq(ack.journal) THEN
         RAISE EXCEPTION 'changeset % has not been read', seq
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = pg_catalog.json_build_object('reason', 'invalid_parameter', 'parameter', 'seq'),
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"seq"}',
                   HINT = 'Acknowledge a seq that pull_changes() returned.';
     END IF;
     UPDATE rowclaim.consumer c

@@ -6,7 +6,7 @@ CREATE FUNCTION rowclaim.refuse(target text, problem text, hint text) RETURNS vo
 BEGIN
     RAISE EXCEPTION '%', problem
         USING ERRCODE = 'object_in_use', HINT = hint,
-              DETAIL = pg_catalog.json_build_object('reason', 'operation_refused', 'table', target);
+              DETAIL = '{"reason":"operation_refused","table":' || pg_catalog.to_json(target) || '}';
 END $$;
 
 -- Why a relation cannot be enabled; no row when it can.
@@ -196,7 +196,7 @@ BEGIN
       AND p.pronamespace = 'rowclaim'::regnamespace
       AND (g.tgenabled <> 'A' OR g.tgname NOT IN
            ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate'));
-    IF FOUND AND pg_catalog.current_setting('rowclaim.enforce')::boolean THEN
+    IF FOUND AND rowclaim.enforced() THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.tgname, name),
             'SET rowclaim.enforce = off lets a superuser write every row; disable_claims() removes the triggers.');
     END IF;
@@ -305,12 +305,18 @@ BEGIN
       AND NOT EXISTS (SELECT FROM rowclaim.draft_row r WHERE r.relid = c.relid AND r.key = c.key);
 END $$;
 
-REVOKE ALL ON FUNCTION rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
+CREATE FUNCTION rowclaim.before_alter() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_before_alter';
+
+REVOKE ALL ON FUNCTION rowclaim.before_alter(), rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
     rowclaim.key_columns(oid), rowclaim.row_image(regclass, text), rowclaim.recode_image(regclass, text),
     rowclaim.rename_in(text, name, name), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
     rowclaim.follow_columns(rowclaim.enabled_table), rowclaim.check_table(regclass),
     rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;
 
+CREATE EVENT TRIGGER rowclaim_before_alter ON ddl_command_start
+    WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION rowclaim.before_alter();
+ALTER EVENT TRIGGER rowclaim_before_alter ENABLE ALWAYS;
 CREATE EVENT TRIGGER rowclaim_ddl_end ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'ALTER TRIGGER')
     EXECUTE FUNCTION rowclaim.on_ddl_end();

@@ -6,6 +6,10 @@ COMMENT ON FUNCTION rowclaim.guard() IS 'Rejects writes to rows the actor does n
 CREATE FUNCTION rowclaim.capture() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_capture';
 COMMENT ON FUNCTION rowclaim.capture() IS 'Saves what a row was when its draft began.';
 
+CREATE FUNCTION rowclaim.enforced() RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'rowclaim_enforced';
+COMMENT ON FUNCTION rowclaim.enforced() IS 'The setting rowclaim.enforce.';
+
 -- STABLE, not VOLATILE: COPY keeps inserting in batches.
 CREATE FUNCTION rowclaim.draft_stamp() RETURNS bigint
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rowclaim_draft_stamp';

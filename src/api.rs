@@ -10,13 +10,14 @@ use crate::error::{Error, Result};
 use crate::journal::{self, Journal};
 use crate::key::Key;
 use crate::pg::call::SqlCall;
-use crate::pg::owner::{caller, AsOwner};
+use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::store::text_datum;
+use crate::pg::xact;
 use crate::release;
 use crate::restore;
-use crate::settings::ACTOR_MAX;
+use crate::settings::{self, ACTOR_MAX};
 use crate::sql_function;
 use crate::table::Table;
 use pgrx::pg_sys;
@@ -84,6 +85,7 @@ fn fields(outcome: &Outcome) -> [Option<pg_sys::Datum>; 7] {
 }
 
 fn grant(call: SqlCall, wish: impl FnOnce() -> Result<Wish>) -> Result<pg_sys::Datum> {
+    xact::writes(c"claim_row()");
     let mut claimer = Claimer::new(target(call, 0)?)?;
     let key = key(call, 1, &claimer.table())?;
     let wish = wish()?;
@@ -135,6 +137,7 @@ fn elements(call: SqlCall, n: usize) -> Option<(Vec<Option<pg_sys::Datum>>, pg_s
 const KEYS_MAX: usize = 500_000;
 
 fn claim_rows(call: SqlCall) -> Result<pg_sys::Datum> {
+    xact::writes(c"claim_rows()");
     let relid = target(call, 0)?;
     let table = Claimer::new(relid)?.table();
     let Some((list, typ)) = elements(call, 1) else {
@@ -168,6 +171,7 @@ sql_function! {
 sql_function! {
     /// `release_row(target, key)`.
     pg_finfo_rowclaim_release_row, rowclaim_release_row, |call| (|| {
+        xact::writes(c"release_row()");
         let table = Table::enabled(target(call, 0)?)?;
         let key = key(call, 1, &table)?;
         Ok(call.value(release::release_row(table.root, &key)?))
@@ -176,12 +180,16 @@ sql_function! {
 
 sql_function! {
     /// `release_rows(target)`.
-    pg_finfo_rowclaim_release_rows, rowclaim_release_rows, |call| release::release_rows(call.arg(0)).map(|n| call.value(n))
+    pg_finfo_rowclaim_release_rows, rowclaim_release_rows, |call| (|| {
+        xact::writes(c"release_rows()");
+        Ok(call.value(release::release_rows(call.arg(0))?))
+    })()
 }
 
 sql_function! {
     /// `renew_claims(ttl, target)`.
     pg_finfo_rowclaim_renew_claims, rowclaim_renew_claims, |call| (|| {
+        xact::writes(c"renew_claims()");
         Ok(call.value(release::renew_claims(ttl(call, 0)?, call.arg(1))?))
     })()
 }
@@ -189,6 +197,7 @@ sql_function! {
 sql_function! {
     /// `release_actor(actor, reason)`.
     pg_finfo_rowclaim_release_actor, rowclaim_release_actor, |call| (|| {
+        xact::writes(c"release_actor()");
         let who: String = call.arg(0).ok_or_else(|| invalid("actor", "the actor is null"))?;
         if who.is_empty() || who.len() > ACTOR_MAX || who.chars().any(char::is_control) {
             return Err(invalid("actor", "an actor is 1 to 255 bytes without control characters"));
@@ -204,6 +213,7 @@ fn journal_name(call: SqlCall, n: usize) -> Result<String> {
 sql_function! {
     /// `commit_changes(message, base, journal, release)`.
     pg_finfo_rowclaim_commit_changes, rowclaim_commit_changes, |call| (|| {
+        xact::writes(c"commit_changes()");
         let base: Option<i64> = call.arg(1);
         if base.is_some_and(|base| base < 0) {
             return Err(invalid("base", "base must not be negative"));
@@ -216,6 +226,7 @@ sql_function! {
 sql_function! {
     /// `discard_changes(journal, target, key)`.
     pg_finfo_rowclaim_discard_changes, rowclaim_discard_changes, |call| (|| {
+        xact::writes(c"discard_changes()");
         let key: Option<String> = call.arg(2);
         Ok(call.value(restore::discard_changes(&journal_name(call, 0)?, call.arg(1), key.as_deref())?))
     })()
@@ -224,6 +235,7 @@ sql_function! {
 sql_function! {
     /// `restore_stash(id)`.
     pg_finfo_rowclaim_restore_stash, rowclaim_restore_stash, |call| (|| {
+        xact::writes(c"restore_stash()");
         let id = call.arg(0).ok_or_else(|| invalid("id", "the id is null"))?;
         Ok(call.value(restore::restore_stash(id)?))
     })()
@@ -235,6 +247,11 @@ sql_function! {
 }
 
 sql_function! {
+    /// The setting `rowclaim.enforce`, also when the library was not loaded before.
+    pg_finfo_rowclaim_enforced, rowclaim_enforced, |call| Ok(call.value(settings::enforce()))
+}
+
+sql_function! {
     /// The default of the draft column: this transaction's draft id.
     pg_finfo_rowclaim_draft_stamp, rowclaim_draft_stamp, |call| Ok(call.value(draft::current_id(&actor::current())))
 }
@@ -242,6 +259,7 @@ sql_function! {
 sql_function! {
     /// `enable_claims(…)`.
     pg_finfo_rowclaim_enable_claims, rowclaim_enable_claims, |call| (|| {
+        xact::writes(c"enable_claims()");
         let name = |n, what| call.arg::<String>(n).ok_or_else(|| invalid(what, format!("{what} is null")));
         let column = |n, what| {
             call.datum(n)
@@ -268,6 +286,7 @@ sql_function! {
 sql_function! {
     /// `disable_claims(target, drop_columns, force)`.
     pg_finfo_rowclaim_disable_claims, rowclaim_disable_claims, |call| (|| {
+        xact::writes(c"disable_claims()");
         enable::disable(target(call, 0)?, call.arg(1).unwrap_or(false), call.arg(2).unwrap_or(false))?;
         Ok(call.null())
     })()
@@ -276,6 +295,7 @@ sql_function! {
 sql_function! {
     /// `create_journal(name, require_current)`.
     pg_finfo_rowclaim_create_journal, rowclaim_create_journal, |call| (|| {
+        xact::writes(c"create_journal()");
         let name: String = call.arg(0).ok_or_else(|| invalid("name", "the name is null"))?;
         enable::create_journal(&name, call.arg(1).unwrap_or(false))?;
         Ok(call.null())
@@ -285,6 +305,7 @@ sql_function! {
 sql_function! {
     /// `seal_journal(journal)`.
     pg_finfo_rowclaim_seal_journal, rowclaim_seal_journal, |call| (|| {
+        xact::writes(c"seal_journal()");
         let _owner = AsOwner::enter();
         Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_now()?))
     })()
@@ -313,10 +334,11 @@ sql_function! {
 
 /// The name of the role a call runs as.
 fn caller_name() -> String {
-    actor::role_name(caller().0)
+    actor::role_name(user())
 }
 
 fn pull(call: SqlCall) -> Result<pg_sys::Datum> {
+    xact::writes(c"pull_changes()");
     let caller = caller_name();
     let set = call.set();
     // The position may move and gaps may be filled: a statement that writes.
@@ -343,6 +365,7 @@ sql_function! {
 sql_function! {
     /// `ack_changes(consumer, seq, journal)`.
     pg_finfo_rowclaim_ack_changes, rowclaim_ack_changes, |call| (|| {
+        xact::writes(c"ack_changes()");
         let caller = caller_name();
         spi::run("SELECT rowclaim.ack($1::text::name, $2, $3, $4)", &[
             Arg::str(&caller),

@@ -6,8 +6,9 @@ use crate::claim;
 use crate::codec;
 use crate::draft::{self, Event as Fact, Stamp, Touch};
 use crate::error::{check, Error, Result};
-use crate::guard::{attribute_name, changes, held_by, version_of, Ownership};
+use crate::guard::{changes, held_by, version_of, Ownership};
 use crate::image;
+use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg};
@@ -153,8 +154,8 @@ fn insert(call: &Call) -> Result<()> {
     let key = codec::key_text(&table, row);
     let given = Ownership::of(&table, row);
     let protected = |index: usize| Error::ProtectedColumn {
-        row: table.row_name(&key, owner::caller().0),
-        column: attribute_name(call, index),
+        row: table.row_name(&key, owner::user()),
+        column: attribute_name(call.relid(), index),
     };
     let moved = draft::moved_from(table.root, &key);
     if let Some(owner) = &given.owner {
@@ -231,8 +232,8 @@ fn update(call: &Call) -> Result<()> {
     let (before, after) = (Ownership::of(&table, old), Ownership::of(&table, new));
     let old_key = codec::key_text(&table, old);
     let protected = |index: usize| Error::ProtectedColumn {
-        row: table.row_name(&old_key, owner::caller().0),
-        column: attribute_name(call, index),
+        row: table.row_name(&old_key, owner::user()),
+        column: attribute_name(call.relid(), index),
     };
     if before.owner != after.owner {
         return Err(protected(table.owner_column));

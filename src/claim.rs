@@ -5,6 +5,7 @@
 
 use crate::actor;
 use crate::capture::{entries, Entry};
+use crate::codec;
 use crate::draft::{self, DraftKey, Stamp};
 use crate::error::{spaced, Error, Holder, Result};
 use crate::guard::Ownership;
@@ -146,6 +147,31 @@ impl Wish {
     }
 }
 
+/// How a row stands when somebody asks for it.
+struct Standing {
+    text: String,
+    held: Ownership,
+    stamp: Stamp,
+    /// The committed version, if somebody else's draft has gone on from it.
+    committed: Option<i64>,
+    /// A transaction in progress on the row.
+    pending: Option<pg_sys::TransactionId>,
+    /// False for a row deleted in somebody else's draft.
+    present: bool,
+}
+
+impl Standing {
+    /// The version a claim would start from.
+    fn version(&self) -> i64 {
+        self.committed.unwrap_or(self.held.version)
+    }
+
+    /// Somebody else's draft the row is in.
+    fn draft(&self, table: &Table) -> Option<DraftKey> {
+        self.held.draft.filter(|_| matches!(self.stamp, Stamp::Other(_))).map(|id| (id, table.journal_id))
+    }
+}
+
 /// One call's view of a table: who asks, and what the policies let them see.
 pub struct Claimer {
     rows: Rows,
@@ -199,24 +225,71 @@ impl Claimer {
         spi::run_as_is(&sql, &args, |_| {}) > 0
     }
 
+    /// How a row stands: the row itself, or what a draft says of a deleted one. `None`: there is no
+    /// such row.
+    fn standing(&mut self, key: &Key, look: Look) -> Result<Option<Standing>> {
+        if let Some(pending @ (None | Some((_, false)))) = self.rows.find(&key.datums, look)? {
+            let leaf = self.rows.leaf_table();
+            let values = self.rows.values();
+            let held = Ownership::of(&leaf, values);
+            let stamp = draft::status(&leaf, held.draft, &self.me);
+            // The row's own key: the caller's may be equal and yet written differently.
+            let text = codec::key_text(&leaf, values);
+            let committed = match stamp {
+                Stamp::Other(_) => entries().find(leaf.root, &text).and_then(|found| Entry::of(&found).version),
+                _ => None,
+            };
+            let pending = pending.map(|(xid, _)| xid);
+            return Ok(Some(Standing { text, committed, held, stamp, pending, present: true }));
+        }
+        let table = self.rows.table.clone();
+        let text = key.text(&table);
+        let Some(found) = entries().find(table.root, &text) else { return Ok(None) };
+        let entry = Entry::of(&found);
+        let stamp = draft::status(&table, Some(entry.draft), &self.me);
+        if entry.base.is_none() || !matches!(stamp, Stamp::Other(_)) {
+            return Ok(None);
+        }
+        let held = Ownership {
+            owner: owner(table.root, &text),
+            version: entry.version.unwrap_or_default(),
+            draft: Some(entry.draft),
+        };
+        Ok(Some(Standing { text, committed: entry.version, held, stamp, pending: None, present: false }))
+    }
+
     /// What a claim would meet now; grants nothing and waits for nobody.
     pub fn look(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
-        let text = key.text(&self.rows.table);
-        if !self.policies_allow(key) || self.rows.find(&key.datums, Look::Latest)?.is_none() {
-            return Ok(self.absent(&text));
-        }
-        let (held, stamp) = self.ownership();
-        if let Some(who) = self.other(&held, &stamp) {
-            if !self.may_take_over(&text, &who, &held, &stamp, wish) {
-                return Ok(self.denied(&text, &who, &held));
-            }
-        } else if let Some(stale) = self.stale(&text, &held, wish) {
-            return Ok(stale);
+        let standing = if self.policies_allow(key) { self.standing(key, Look::Latest)? } else { None };
+        let Some(standing) = standing else { return Ok(self.absent(key)) };
+        if let Some(refusal) = self.refusal(&standing, wish) {
+            return Ok(refusal);
         }
         Ok(Outcome {
             status: "free",
-            row_version: Some(held.version),
-            message: format!("{} can be claimed", self.name(&text)),
+            row_version: Some(standing.version()),
+            message: format!("{} can be claimed", self.name(&standing.text)),
+            ..Outcome::default()
+        })
+    }
+
+    /// Why the row cannot be claimed as it stands, if so.
+    fn refusal(&self, standing: &Standing, wish: &Wish) -> Option<Outcome> {
+        if let Some(who) = self.other(standing) {
+            if !self.may_take_over(standing, &who, wish) {
+                return Some(self.denied(standing, &who));
+            }
+        }
+        let asked = wish.version.filter(|version| *version != standing.version())?;
+        Some(Outcome {
+            status: "stale",
+            owner: standing.held.owner.clone(),
+            row_version: Some(standing.version()),
+            message: format!(
+                "{} is at version {}, not {asked}: read it again",
+                self.name(&standing.text),
+                standing.version()
+            ),
             ..Outcome::default()
         })
     }
@@ -225,73 +298,52 @@ impl Claimer {
         format!("row {} {}", self.rows.table.name(), spaced(key))
     }
 
-    fn ownership(&mut self) -> (Ownership, Stamp) {
-        let leaf = self.rows.leaf_table();
-        let held = Ownership::of(&leaf, self.rows.values());
-        let stamp = draft::status(&leaf, held.draft, &self.me);
-        (held, stamp)
-    }
-
     /// Who else holds the row.
-    fn other(&self, held: &Ownership, stamp: &Stamp) -> Option<String> {
-        match (stamp, &held.owner) {
+    fn other(&self, standing: &Standing) -> Option<String> {
+        match (&standing.stamp, &standing.held.owner) {
             (_, Some(owner)) if **owner != *self.me => Some(owner.clone()),
             (Stamp::Other(who), _) => Some(who.clone()),
             _ => None,
         }
     }
 
-    fn may_take_over(&self, key: &str, who: &str, held: &Ownership, stamp: &Stamp, wish: &Wish) -> bool {
+    fn may_take_over(&self, standing: &Standing, who: &str, wish: &Wish) -> bool {
         if wish.steal {
             return true;
         }
-        if held.owner.as_deref() == Some(who) {
-            return find(self.rows.table.root, key).is_some_and(|claim| claim.expired());
+        if standing.held.owner.as_deref() == Some(who) {
+            return find(self.rows.table.root, &standing.text).is_some_and(|claim| claim.expired());
         }
-        match (stamp, held.draft, settings::draft_ttl()) {
-            (Stamp::Other(_), Some(id), Some(ttl)) => draft::header((id, self.rows.table.journal_id))
-                .is_some_and(|(_, touched)| xact::clock() - touched > ttl * 1_000_000),
+        match (standing.draft(&self.rows.table), settings::draft_ttl()) {
+            (Some(draft), Some(ttl)) => {
+                draft::header(draft).is_some_and(|(_, touched)| xact::clock() - touched > ttl * 1_000_000)
+            }
             _ => false,
         }
     }
 
-    fn stale(&self, key: &str, held: &Ownership, wish: &Wish) -> Option<Outcome> {
-        let asked = wish.version.filter(|version| *version != held.version)?;
-        Some(Outcome {
-            status: "stale",
-            owner: held.owner.clone(),
-            row_version: Some(held.version),
-            message: format!("{} is at version {}, not {asked}: read it again", self.name(key), held.version),
-            ..Outcome::default()
-        })
-    }
-
-    fn denied(&self, key: &str, who: &str, held: &Ownership) -> Outcome {
-        let claim = find(self.rows.table.root, key).filter(|claim| claim.owner == who);
-        let since = holder(self.rows.table.root, key).and_then(|h| h.since).map(|t| format!(" since {t}"));
+    fn denied(&self, standing: &Standing, who: &str) -> Outcome {
+        let root = self.rows.table.root;
+        let claim = find(root, &standing.text).filter(|claim| claim.owner == who);
+        let since = match (&claim, standing.draft(&self.rows.table)) {
+            (None, Some(draft)) => draft_holder(draft, who).since,
+            _ => holder(root, &standing.text).and_then(|holder| holder.since),
+        };
+        let since = since.map(|time| format!(" since {time}")).unwrap_or_default();
         Outcome {
             status: "denied",
             owner: Some(who.to_owned()),
             claimed_at: claim.as_ref().map(|c| c.claimed_at),
             expires_at: claim.as_ref().and_then(|c| c.expires_at),
-            row_version: Some(held.version),
-            message: format!("{} is held by {who}{}", self.name(key), since.unwrap_or_default()),
+            row_version: Some(standing.held.version),
+            message: format!("{} is held by {who}{since}", self.name(&standing.text)),
             ..Outcome::default()
         }
     }
 
-    /// No such row: not found, or deleted in somebody's draft.
-    fn absent(&mut self, key: &str) -> Outcome {
-        let table = self.rows.table.clone();
-        if let Some(found) = entries().find(table.root, key) {
-            let entry = Entry::of(&found);
-            if let Stamp::Other(who) = draft::status(&table, Some(entry.draft), &self.me) {
-                let held =
-                    Ownership { owner: None, version: entry.version.unwrap_or_default(), draft: Some(entry.draft) };
-                return self.denied(key, &who, &held);
-            }
-        }
-        Outcome { status: "not_found", message: format!("there is no {}", self.name(key)), ..Outcome::default() }
+    fn absent(&self, key: &Key) -> Outcome {
+        let message = format!("there is no {}", self.name(&key.text(&self.rows.table)));
+        Outcome { status: "not_found", message, ..Outcome::default() }
     }
 
     /// Claims a row, waiting up to `wish.wait` for its holder.
@@ -310,50 +362,37 @@ impl Claimer {
 
     /// Claims a row now; waits only for a transaction in progress on a row that looks free.
     fn attempt(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
-        let text = key.text(&self.rows.table);
         if !self.policies_allow(key) {
-            return Ok(self.absent(&text));
+            return Ok(self.absent(key));
         }
         loop {
             pgrx::check_for_interrupts!();
             xact::bump_command();
-            let pending = match self.rows.find(&key.datums, Look::Dirty)? {
-                None | Some(Some((_, true))) => {
-                    return if wish.steal { self.revive(key, &text, wish) } else { Ok(self.absent(&text)) }
-                }
-                Some(pending) => pending.map(|(xid, _)| xid),
-            };
-            let (held, stamp) = self.ownership();
-            if let Some(who) = self.other(&held, &stamp) {
-                if !self.may_take_over(&text, &who, &held, &stamp, wish) {
-                    return Ok(self.denied(&text, &who, &held));
-                }
-                if let Some(xid) = pending {
-                    wait_for(xid);
-                    continue;
-                }
-                if let Some(outcome) = self.take_over(key, &text, &who, &held, &stamp, wish)? {
-                    return Ok(outcome);
-                }
-                continue;
+            let Some(standing) = self.standing(key, Look::Dirty)? else { return Ok(self.absent(key)) };
+            if let Some(refusal) = self.refusal(&standing, wish) {
+                return Ok(refusal);
             }
-            if let Some(stale) = self.stale(&text, &held, wish) {
-                return Ok(stale);
-            }
-            if held.owner.is_some() {
-                if let Some(outcome) = self.renew(&text, &held, wish) {
+            let other = self.other(&standing);
+            if other.is_none() && standing.held.owner.is_some() {
+                if let Some(outcome) = self.renew(&standing.text, &standing.held, wish) {
                     return Ok(outcome);
                 }
             }
-            if let Some(xid) = pending {
+            if let Some(xid) = standing.pending {
                 wait_for(xid);
                 continue;
+            }
+            if let Some(who) = other {
+                match self.take_over(key, &standing, &who, wish)? {
+                    Some(outcome) => return Ok(outcome),
+                    None => continue,
+                }
             }
             let leaf = self.rows.leaf_table();
             if self.rows.write(&[(leaf.owner_column, Some(text_datum(&self.me)))]) == Written::Changed {
                 continue;
             }
-            return Ok(self.granted(&text, held.version, wish));
+            return Ok(self.granted(&standing.text, standing.held.version, wish));
         }
     }
 
@@ -411,86 +450,56 @@ impl Claimer {
 
     /// Takes a row from `who`: an expired claim, an abandoned draft, or a steal. Their uncommitted
     /// changes on it go to the stash. `None`: the holder was faster, look again.
-    fn take_over(
-        &mut self,
-        key: &Key,
-        text: &str,
-        who: &str,
-        held: &Ownership,
-        stamp: &Stamp,
-        wish: &Wish,
-    ) -> Result<Option<Outcome>> {
+    fn take_over(&mut self, key: &Key, standing: &Standing, who: &str, wish: &Wish) -> Result<Option<Outcome>> {
         let root = self.rows.table.root;
-        let draft = match (stamp, held.draft) {
-            (Stamp::Other(_), Some(id)) => Some((id, self.rows.table.journal_id)),
-            _ => None,
-        };
-        let version = held.version;
-        let expected = held.owner.is_some();
+        let text = &standing.text;
+        let draft = standing.draft(&self.rows.table);
         let cause = if wish.steal { "stolen" } else { "expired" };
         self.rows.let_go();
         xact::in_subtransaction(|| {
             // The holder's commit and other sessions hold this lock while they work on the draft.
-            if let Some(draft) = draft {
-                if !lock_header(draft) {
-                    return Ok(None);
-                }
+            if draft.is_some_and(|draft| !lock_header(draft)) {
+                return Ok(None);
             }
             let lost = spi::run(
                 "DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2 AND owner = $3
                  AND ($4 OR expires_at <= clock_timestamp())",
                 &[Arg::oid(root), Arg::str(text), Arg::str(who), Arg::bool(wish.steal)],
             ) > 0;
-            if expected && !lost {
+            if standing.held.owner.is_some() && !lost {
                 return Ok(None);
             }
             let mut rows = Rows::open(root)?;
-            match rows.find(&key.datums, Look::Dirty)? {
-                Some(None) => {}
+            match (standing.present, rows.find(&key.datums, Look::Dirty)?) {
+                (true, Some(None)) => {
+                    let leaf = rows.leaf_table();
+                    if Ownership::of(&leaf, rows.values()).draft != standing.held.draft {
+                        return Ok(None);
+                    }
+                }
+                (false, None) => {}
                 _ => return Ok(None),
             }
-            let leaf = rows.leaf_table();
-            if Ownership::of(&leaf, rows.values()).draft != held.draft {
-                return Ok(None);
-            }
-            let found = draft.and_then(|_| entries().find(root, text));
-            let Some(found) = found else {
-                if rows.write(&[(leaf.owner_column, Some(text_datum(&self.me)))]) == Written::Changed {
+            let Some(found) = draft.and_then(|_| entries().find(root, text)) else {
+                if !standing.present {
                     return Ok(None);
                 }
-                return Ok(Some(self.granted(text, version, wish)));
+                let column = rows.leaf_table().owner_column;
+                if rows.write(&[(column, Some(text_datum(&self.me)))]) == Written::Changed {
+                    return Ok(None);
+                }
+                return Ok(Some(self.granted(text, standing.held.version, wish)));
             };
             let entry = Entry::of(&found);
             restore::stash(&mut rows, text, &entry, who, cause, wish.reason.as_deref())?;
             entries().delete(&found);
             drop(rows);
-            self.restored(text, &entry, wish).map(Some)
+            self.restored(key, text, &entry, wish).map(Some)
         })
     }
 
-    /// A row deleted in somebody's draft comes back to whoever steals it.
-    fn revive(&mut self, _key: &Key, text: &str, wish: &Wish) -> Result<Outcome> {
-        let table = self.rows.table.clone();
-        let Some(found) = entries().find(table.root, text) else {
-            return Ok(self.absent(text));
-        };
-        let entry = Entry::of(&found);
-        let Stamp::Other(who) = draft::status(&table, Some(entry.draft), &self.me) else {
-            return Ok(self.absent(text));
-        };
-        if !lock_header((entry.draft, table.journal_id)) {
-            return Ok(self.absent(text));
-        }
-        let mut rows = Rows::open(table.root)?;
-        restore::stash(&mut rows, text, &entry, &who, "stolen", wish.reason.as_deref())?;
-        entries().delete(&found);
-        forget(table.root, text);
-        drop(rows);
-        self.restored(text, &entry, wish)
-    }
-
     /// Puts the committed state back and grants the row.
-    fn restored(&mut self, text: &str, entry: &Entry, wish: &Wish) -> Result<Outcome> {
+    fn restored(&mut self, key: &Key, text: &str, entry: &Entry, wish: &Wish) -> Result<Outcome> {
         xact::bump_command();
         let root = self.rows.table.root;
         let me = self.me.clone();
@@ -498,10 +507,10 @@ impl Claimer {
         let back = batch.put_back(root, text, entry, restore::Owner::Set(&me))?;
         batch.finish()?;
         xact::bump_command();
-        match back {
-            Some(key) => Ok(self.granted(&key, entry.version.unwrap_or(1), wish)),
-            None => Ok(self.absent(text)),
-        }
+        Ok(match back {
+            Some(committed) => self.granted(&committed, entry.version.unwrap_or(1), wish),
+            None => self.absent(key),
+        })
     }
 }
 

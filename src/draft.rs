@@ -83,6 +83,8 @@ struct Transaction {
     events: Vec<Event>,
     /// Length of `events` when a subtransaction captured its first one.
     marks: Vec<(SubId, usize)>,
+    /// Announcements to send at commit.
+    notices: Vec<(String, SubId)>,
     moving: Option<Moving>,
     moved: HashMap<(u32, String), (String, SubId)>,
 }
@@ -274,8 +276,15 @@ pub fn moved_from(root: pg_sys::Oid, key: &str) -> Option<String> {
     })
 }
 
-/// Turns what `transaction` tables captured into changesets; called just before commit.
-pub fn before_commit() {
+/// Queues an announcement for the commit; rolled back with its subtransaction.
+pub fn announce(payload: String) {
+    let sub = xact::current_sub();
+    with(|tx| tx.notices.push((payload, sub)));
+}
+
+/// Turns what `transaction` tables captured into changesets and sends announcements; called just
+/// before commit or PREPARE TRANSACTION (which allows no NOTIFY).
+pub fn before_commit(prepare: bool) {
     if !BUSY.with(Cell::get) {
         return;
     }
@@ -285,6 +294,11 @@ pub fn before_commit() {
     });
     if !events.is_empty() {
         crate::error::check(crate::commit::commit_transaction(events));
+    }
+    let notices = with(|tx| std::mem::take(&mut tx.notices));
+    if !notices.is_empty() && !prepare {
+        let _snapshot = xact::ActiveSnapshot::latest();
+        notices.iter().for_each(|(payload, _)| crate::notify::send(payload));
     }
 }
 
@@ -327,6 +341,7 @@ pub fn after_sub(sub: SubId, parent: Option<SubId>) {
             }
             tx.touched.values_mut().for_each(|t| relabel(&mut t.1));
             tx.closed.iter_mut().for_each(|c| relabel(&mut c.1));
+            tx.notices.iter_mut().for_each(|n| relabel(&mut n.1));
             tx.moved.values_mut().for_each(|m| relabel(&mut m.1));
             if tx.marks.last().is_some_and(|m| m.0 == sub) {
                 let below = tx.marks.len().checked_sub(2).map(|i| tx.marks[i].0);
@@ -342,6 +357,7 @@ pub fn after_sub(sub: SubId, parent: Option<SubId>) {
             tx.current.iter_mut().for_each(|d| d.headers.retain(|h| h.1 != sub));
             tx.touched.retain(|_, t| t.1 != sub);
             tx.closed.retain(|c| c.1 != sub);
+            tx.notices.retain(|n| n.1 != sub);
             if tx.marks.last().is_some_and(|m| m.0 == sub) {
                 if let Some((_, len)) = tx.marks.pop() {
                     tx.events.truncate(len);

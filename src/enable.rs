@@ -1,7 +1,7 @@
 //! Enabling and disabling claims on a table, and creating journals.
 
 use crate::error::{Error, Result};
-use crate::pg::owner::{caller, AsOwner};
+use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::restore;
@@ -31,7 +31,7 @@ const TRIGGERS: [&str; 4] = ["rowclaim_guard", "rowclaim_capture", "rowclaim_cap
 
 /// Only the table's owner may; superusers are owners of everything.
 fn check_owner(relid: pg_sys::Oid) -> Result<()> {
-    let user = caller().0;
+    let user = user();
     let _owner = AsOwner::enter();
     let owns = spi::first(
         "SELECT pg_has_role($1, relowner, 'USAGE') FROM pg_class WHERE oid = $2",
@@ -318,6 +318,7 @@ pub fn disable(relid: pg_sys::Oid, drop_columns: bool, force: bool) -> Result<()
     let claimed = count("SELECT count(*) FROM rowclaim.claim WHERE relid = $1");
     if !force && dirty > 0 {
         return Err(Error::UncommittedChanges {
+            table: table.name(),
             row: None,
             what: format!("{} has {dirty} rows with uncommitted changes", table.name()),
             hint: "Commit or discard them, or call disable_claims(…, force => true): they go to the stash.",

@@ -13,7 +13,8 @@ pub struct RowName {
 }
 
 impl RowName {
-    fn people(&self) -> String {
+    /// The row as a message names it.
+    pub fn people(&self) -> String {
         match &self.key {
             Some(key) => format!("row {} {}", self.table, spaced(key)),
             None => format!("a row of {}", self.table),
@@ -50,6 +51,7 @@ pub enum Error {
         current: i64,
     },
     UncommittedChanges {
+        table: String,
         row: Option<RowName>,
         what: String,
         hint: &'static str,
@@ -175,9 +177,10 @@ impl From<Error> for ErrorReport {
                     "Read the row again and repeat the change on its current version.".into(),
                 )
             }
-            Error::UncommittedChanges { row, what, hint } => {
-                if let Some(row) = row {
-                    row.detail(&mut detail);
+            Error::UncommittedChanges { table, row, what, hint } => {
+                match row {
+                    Some(row) => row.detail(&mut detail),
+                    None => drop(detail.insert("table".into(), json!(table))),
                 }
                 (ERRCODE_OBJECT_IN_USE, "uncommitted_changes", what, hint.into())
             }

@@ -6,6 +6,7 @@ use crate::claim;
 use crate::codec;
 use crate::draft::{self, Moving, Stamp, Touch};
 use crate::error::{check, Error, Holder, Result};
+use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
 use crate::pg::trigger::{in_apply_worker, Call, Event, Values};
 use crate::pg::value::{is_external, same_image, text};
@@ -149,7 +150,7 @@ fn check_hold(
             && table.claiming == Claiming::Required
             && !free_is_fine =>
         {
-            Err(Error::RowNotClaimed { row: table.row_name(&key(), owner::caller().0) })
+            Err(Error::RowNotClaimed { row: table.row_name(&key(), owner::user()) })
         }
         None => Ok(()),
     }
@@ -163,7 +164,7 @@ pub fn held_by(table: &Table, key: &str, who: &str, stamp: &Stamp, held: &Owners
         }
         _ => claim::holder(table.root, key).unwrap_or_else(|| Holder { owner: who.into(), ..Holder::default() }),
     };
-    Error::RowHeld { row: table.row_name(key, owner::caller().0), holder: Box::new(holder) }
+    Error::RowHeld { row: table.row_name(key, owner::user()), holder: Box::new(holder) }
 }
 
 fn update(call: &Call) -> Result<pg_sys::Datum> {
@@ -182,10 +183,10 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     if settings::enforce() && !only_untracked {
         check_hold(&table, old, &held, &stamp, &me, takes_owner || takes_draft)?;
     }
-    let row_name = || table.row_name(&codec::key_text(&table, old), owner::caller().0);
+    let row_name = || table.row_name(&codec::key_text(&table, old), owner::user());
     for (takes, column) in [(takes_owner, table.owner_column), (takes_draft, table.draft_column)] {
         if takes {
-            return Err(Error::ProtectedColumn { row: row_name(), column: attribute_name(call, column) });
+            return Err(Error::ProtectedColumn { row: row_name(), column: attribute_name(call.relid(), column) });
         }
     }
     if given != Some(held.version) && (given.is_none() || given != next) {
@@ -261,13 +262,4 @@ fn delete(call: &Call) -> Result<pg_sys::Datum> {
 
 fn place(tid: pg_sys::ItemPointerData) -> (u32, u16) {
     ((u32::from(tid.ip_blkid.bi_hi) << 16) | u32::from(tid.ip_blkid.bi_lo), tid.ip_posid)
-}
-
-/// The name of an attribute of the trigger's table.
-pub fn attribute_name(call: &Call, index: usize) -> String {
-    // SAFETY: the relation is open during the call and has the attribute.
-    unsafe {
-        let att = crate::pg::ffi::attribute((*call.relation()).rd_att, index as i32);
-        std::ffi::CStr::from_ptr((*att).attname.data.as_ptr()).to_string_lossy().into_owned()
-    }
 }

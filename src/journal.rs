@@ -264,9 +264,14 @@ impl Journal {
     }
 
     /// Appends a seal over everything after the seal before; its number, or `None` when there is
-    /// nothing to seal. Waits for a seal in progress.
+    /// nothing to seal. Waits for a seal in progress; a damaged journal is not sealed.
     pub fn seal_now(&self) -> Result<Option<i64>> {
         Lock::Seal { journal: self.id }.acquire(Mode::Exclusive);
+        if let Some(finding) = verify(&self.name)?.first() {
+            let part = finding.part.map(|part| format!(" part {part}")).unwrap_or_default();
+            let problem = format!("entry {}{part}: {}", finding.seq, finding.problem);
+            return Err(Error::JournalCorrupt { journal: self.name.clone(), problem });
+        }
         self.fill_gaps(self.last_entry())?;
         let (sealed, stable) = (self.sealed(), self.stable());
         if stable <= sealed {

@@ -12,6 +12,7 @@ mod capture;
 mod claim;
 mod codec;
 mod commit;
+mod ddl;
 mod diff;
 mod draft;
 mod enable;

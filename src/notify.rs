@@ -1,5 +1,6 @@
 //! Announcements on the channel `rowclaim`, sent when the transaction commits.
 
+use crate::draft;
 use crate::pg::spi::{self, Arg};
 use crate::settings::{self, Notify};
 use crate::table::Table;
@@ -8,17 +9,15 @@ use serde_json::json;
 /// NOTIFY payloads are shorter than this.
 const PAYLOAD_MAX: usize = 7_999;
 
-fn send(payload: &serde_json::Value) {
-    let text = payload.to_string();
-    if text.len() <= PAYLOAD_MAX {
-        spi::run("SELECT pg_catalog.pg_notify('rowclaim', $1)", &[Arg::str(&text)]);
-    }
+/// Sends a payload with the transaction that is about to commit.
+pub fn send(payload: &str) {
+    spi::run("SELECT pg_catalog.pg_notify('rowclaim', $1)", &[Arg::str(payload)]);
 }
 
 /// A changeset was appended.
 pub fn commit(journal: &str, seq: i64, actor: &str) {
     if settings::notify() != Notify::Off {
-        send(&json!({"event": "commit", "journal": journal, "seq": seq, "actor": actor}));
+        draft::announce(json!({"event": "commit", "journal": journal, "seq": seq, "actor": actor}).to_string());
     }
 }
 
@@ -27,11 +26,10 @@ pub fn commit(journal: &str, seq: i64, actor: &str) {
 pub fn row(event: &str, table: &Table, key: &str, actor: &str) {
     if settings::notify() == Notify::All {
         let key: serde_json::Value = serde_json::from_str(key).unwrap_or_default();
-        let full = json!({"event": event, "table": table.name(), "key": key, "actor": actor});
-        if full.to_string().len() <= PAYLOAD_MAX {
-            send(&full);
-        } else {
-            send(&json!({"event": event, "table": table.name(), "key": null, "actor": actor}));
+        let mut payload = json!({"event": event, "table": table.name(), "key": key, "actor": actor});
+        if payload.to_string().len() > PAYLOAD_MAX {
+            payload["key"] = serde_json::Value::Null;
         }
+        draft::announce(payload.to_string());
     }
 }

@@ -3,12 +3,13 @@
 use crate::actor;
 use crate::capture::{entries, Entry};
 use crate::claim::{find, forget, Ttl, Wish};
+use crate::codec;
 use crate::draft::{self, Stamp};
-use crate::error::{spaced, Error, Result};
+use crate::error::{Error, Result};
 use crate::guard::{held_by, Ownership};
 use crate::key::Key;
 use crate::notify;
-use crate::pg::owner::{caller, AsOwner};
+use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::xact;
@@ -22,53 +23,65 @@ pub fn release_row(target: pg_sys::Oid, key: &Key) -> Result<bool> {
     let me = actor::current();
     let mut rows = Rows::open(Table::enabled(target)?.root)?;
     let _owner = AsOwner::enter();
-    let text = key.text(&rows.table);
-    release_in(&mut rows, &me, key, &text, false)
+    match release_in(&mut rows, &me, key, false) {
+        // Who may do nothing with the table learns nothing of its rows.
+        Err(Error::RowHeld { row, .. }) if !rows.table.reachable_by(user()) => {
+            Err(Error::Privilege { problem: format!("permission denied for table {}", row.table) })
+        }
+        result => result,
+    }
 }
 
-fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, text: &str, keep_dirty: bool) -> Result<bool> {
+/// `keep_dirty`: leave a dirty row claimed instead of refusing.
+fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, keep_dirty: bool) -> Result<bool> {
     let table = rows.table.clone();
-    let name = || table.row_name(text, caller().0);
-    let dirty = || Error::UncommittedChanges {
-        row: Some(name()),
-        what: format!("row {} {} has uncommitted changes", table.name(), spaced(text)),
-        hint: "Call commit_changes() or discard_changes() first.",
+    let dirty = |text: &str| {
+        let row = table.row_name(text, user());
+        Error::UncommittedChanges {
+            table: table.name(),
+            what: format!("{} has uncommitted changes", row.people()),
+            row: Some(row),
+            hint: "Call commit_changes() or discard_changes() first.",
+        }
     };
     loop {
         pgrx::check_for_interrupts!();
         xact::bump_command();
         if rows.find(&key.datums, Look::Latest)?.is_none() {
-            return match (find(table.root, text), entries().find(table.root, text)) {
-                (_, Some(found)) => match draft::status(&table, Some(Entry::of(&found).draft), me) {
-                    Stamp::Other(who) => {
-                        let held = Ownership { owner: None, version: 0, draft: Some(Entry::of(&found).draft) };
-                        Err(held_by(&table, text, &who, &Stamp::Other(who.clone()), &held))
+            let text = key.text(&table);
+            let draft = entries().find(table.root, &text).map(|found| Entry::of(&found).draft);
+            return match draft::status(&table, draft, me) {
+                Stamp::Other(who) => {
+                    let held = Ownership { owner: None, version: 0, draft };
+                    Err(held_by(&table, &text, &who, &Stamp::Other(who.clone()), &held))
+                }
+                // Deleted in my draft, or by this transaction in a table that commits with it.
+                stamp if stamp != Stamp::Clean || find(table.root, &text).is_some_and(|c| c.owner == **me) => {
+                    if keep_dirty {
+                        Ok(false)
+                    } else {
+                        Err(dirty(&text))
                     }
-                    _ if keep_dirty => Ok(false),
-                    _ => Err(dirty()),
-                },
-                (Some(claim), None) if claim.owner == **me => {
-                    // Deleted by this transaction in a table that commits with it.
-                    Err(dirty())
                 }
                 _ => Ok(false),
             };
         }
         let leaf = rows.leaf_table();
         let held = Ownership::of(&leaf, rows.values());
+        let text = codec::key_text(&leaf, rows.values());
         let stamp = draft::status(&leaf, held.draft, me);
         match (&stamp, &held.owner) {
-            (Stamp::Other(who), None) => return Err(held_by(&table, text, who, &stamp, &held)),
-            (_, Some(owner)) if **owner != **me => return Err(held_by(&table, text, owner, &stamp, &held)),
+            (Stamp::Other(who), None) => return Err(held_by(&table, &text, who, &stamp, &held)),
+            (_, Some(owner)) if **owner != **me => return Err(held_by(&table, &text, owner, &stamp, &held)),
             (Stamp::Mine | Stamp::Current, _) if keep_dirty => return Ok(false),
-            (Stamp::Mine | Stamp::Current, _) => return Err(dirty()),
+            (Stamp::Mine | Stamp::Current, _) => return Err(dirty(&text)),
             (_, None) => return Ok(false),
             _ => {}
         }
         if rows.write(&[(leaf.owner_column, None)]) == Written::Done {
-            forget(table.root, text);
+            forget(table.root, &text);
             xact::bump_command();
-            notify::row("release", &table, text, me);
+            notify::row("release", &table, &text, me);
             return Ok(true);
         }
     }
@@ -102,7 +115,7 @@ fn release_all(me: &str, target: Option<pg_sys::Oid>, journal: Option<&str>, kee
         let Some(rows) = open.as_mut() else { continue };
         let _entered = scratch.enter();
         let key = Key { datums: crate::commit::key_datums(&rows.table, &text)? };
-        released += i64::from(release_in(rows, &actor, &key, &text, keep_dirty)?);
+        released += i64::from(release_in(rows, &actor, &key, keep_dirty)?);
     }
     Ok(released)
 }

@@ -312,7 +312,18 @@ pub fn discard_changes(journal: &str, target: Option<pg_sys::Oid>, key: Option<&
     let _owner = AsOwner::enter();
     let table = target.map(Table::enabled).transpose()?;
     let key = match (&table, key) {
-        (Some(table), Some(key)) => Some(Key::from_text(table, key)?.text(table)),
+        (Some(table), Some(key)) => {
+            let key = Key::from_text(table, key)?;
+            let mut rows = Rows::open(table.root)?;
+            // The row's own key: the caller's may be equal and yet written differently.
+            Some(match rows.find(&key.datums, Look::Latest)? {
+                Some(_) => {
+                    let leaf = rows.leaf_table();
+                    codec::key_text(&leaf, rows.values())
+                }
+                None => key.text(table),
+            })
+        }
         (None, Some(_)) => {
             return Err(Error::InvalidParameter { parameter: "key", problem: "a key needs a target table".into() })
         }
@@ -445,7 +456,7 @@ fn check_held(table: &Table, key: &Key, me: &str) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Error::RowNotClaimed { row: table.row_name(&key.text(table), crate::pg::owner::caller().0) })
+    Err(Error::RowNotClaimed { row: table.row_name(&key.text(table), crate::pg::owner::user()) })
 }
 
 /// One INSERT, UPDATE or DELETE with the caller's rights, triggers and policies.

@@ -37,10 +37,15 @@ unsafe extern "C-unwind" fn check_actor(
         return true;
     }
     let bytes = CStr::from_ptr(*value).to_bytes();
-    match std::str::from_utf8(bytes) {
-        Ok(text) => bytes.len() <= ACTOR_MAX && !text.chars().any(char::is_control),
-        Err(_) => false,
+    let fine =
+        bytes.len() <= ACTOR_MAX && std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(char::is_control));
+    if !fine {
+        const DETAIL: &CStr = c"{\"reason\":\"invalid_parameter\",\"parameter\":\"rowclaim.actor\"}";
+        const HINT: &CStr = c"An actor is at most 255 bytes without control characters.";
+        pg_sys::GUC_check_errdetail_string = DETAIL.as_ptr().cast_mut();
+        pg_sys::GUC_check_errhint_string = HINT.as_ptr().cast_mut();
     }
+    fine
 }
 
 pub fn register() {

@@ -187,6 +187,15 @@ impl Table {
         }
     }
 
+    /// May `user` read or write the table at all?
+    pub fn reachable_by(&self, user: pg_sys::Oid) -> bool {
+        let any = pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
+        // SAFETY: a privilege look-up by OID.
+        unsafe {
+            pg_sys::pg_class_aclmask(self.root, user, any as pg_sys::AclMode, pg_sys::AclMaskHow::ACLMASK_ANY) != 0
+        }
+    }
+
     /// The row's name for errors shown to `user`.
     pub fn row_name(&self, key: &str, user: pg_sys::Oid) -> RowName {
         RowName { table: self.name(), key: self.key_visible_to(user).then(|| key.to_owned()) }

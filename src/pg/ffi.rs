@@ -95,3 +95,15 @@ pub unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::F
     #[cfg(feature = "pg18")]
     return pg_sys::TupleDescAttr(desc, index);
 }
+
+/// The name of attribute `index` (0-based) of a relation; empty if there is none.
+pub fn attribute_name(relid: pg_sys::Oid, index: usize) -> String {
+    // SAFETY: a syscache look-up; the result is a palloc'd copy or null.
+    unsafe {
+        let name = pg_sys::get_attname(relid, index as i16 + 1, true);
+        if name.is_null() {
+            return String::new();
+        }
+        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}

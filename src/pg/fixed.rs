@@ -12,6 +12,7 @@ pub struct FixedOutput {
     float_digits: i32,
     bytea: i32,
     xml: i32,
+    array_nulls: bool,
     zone: *mut pg_sys::pg_tz,
     guc_level: Option<i32>,
 }
@@ -51,12 +52,14 @@ impl FixedOutput {
                 float_digits: pg_sys::extra_float_digits,
                 bytea: swap_bytea_output(1),
                 xml: swap_xmloption(1),
+                array_nulls: pg_sys::Array_nulls,
                 zone: pg_sys::session_timezone,
                 guc_level,
             };
             pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
             pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
             pg_sys::extra_float_digits = 1;
+            pg_sys::Array_nulls = true;
             pg_sys::session_timezone = zone;
             guard
         }
@@ -70,6 +73,7 @@ impl Drop for FixedOutput {
             pg_sys::DateStyle = self.date_style;
             pg_sys::IntervalStyle = self.interval_style;
             pg_sys::extra_float_digits = self.float_digits;
+            pg_sys::Array_nulls = self.array_nulls;
             pg_sys::session_timezone = self.zone;
             swap_bytea_output(self.bytea);
             swap_xmloption(self.xml);

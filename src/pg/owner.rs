@@ -7,6 +7,8 @@ use std::ffi::CStr;
 
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    // Who was current_user before the outermost guard.
+    static OUTER: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static OWNER: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }
 
@@ -75,6 +77,7 @@ impl AsOwner {
             pg_sys::NewGUCNestLevel()
         };
         set_guc_local(c"search_path", c"pg_catalog, pg_temp");
+        OUTER.with(|outer| outer.set(user));
         DEPTH.with(|depth| depth.set(1));
         AsOwner { outer: Some((user, context, level)) }
     }
@@ -123,4 +126,13 @@ pub fn caller() -> (pg_sys::Oid, i32) {
     // SAFETY: writes two plain values.
     unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
     (user, context)
+}
+
+/// The user on whose behalf the extension is working: `current_user` outside of every guard.
+pub fn user() -> pg_sys::Oid {
+    if DEPTH.with(Cell::get) > 0 {
+        OUTER.with(Cell::get)
+    } else {
+        caller().0
+    }
 }

@@ -179,3 +179,54 @@ pub fn scan_all<E>(relation: pg_sys::Relation, mut visit: impl FnMut(Values) -> 
         result
     }
 }
+
+/// A call of an event trigger written in C.
+pub struct EventCall {
+    data: *mut pg_sys::EventTriggerData,
+}
+
+impl EventCall {
+    /// `None` when the function is called in another way.
+    pub fn of(call: super::call::SqlCall) -> Option<EventCall> {
+        let context = call.context();
+        // SAFETY: the context is null or a node.
+        let ours = !context.is_null() && unsafe { (*context).type_ } == pg_sys::NodeTag::T_EventTriggerData;
+        ours.then(|| EventCall { data: context.cast() })
+    }
+
+    /// The columns an ALTER TABLE is about to drop or retype, with their table.
+    pub fn columns_lost(&self) -> Vec<(pg_sys::Oid, String)> {
+        let mut lost = Vec::new();
+        // SAFETY: the parse tree of the running command; every node is checked before it is cast.
+        unsafe {
+            let tree = (*self.data).parsetree;
+            if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_AlterTableStmt {
+                return lost;
+            }
+            let statement: *mut pg_sys::AlterTableStmt = tree.cast();
+            let relid = pg_sys::RangeVarGetRelidExtended(
+                (*statement).relation,
+                pg_sys::NoLock as i32,
+                pg_sys::RVROption::RVR_MISSING_OK,
+                None,
+                std::ptr::null_mut(),
+            );
+            let commands = (*statement).cmds;
+            if relid == pg_sys::InvalidOid || commands.is_null() {
+                return lost;
+            }
+            for i in 0..(*commands).length as usize {
+                let command: *mut pg_sys::AlterTableCmd = (*(*commands).elements.add(i)).ptr_value.cast();
+                let subtype = (*command).subtype;
+                if (subtype == pg_sys::AlterTableType::AT_DropColumn
+                    || subtype == pg_sys::AlterTableType::AT_AlterColumnType)
+                    && !(*command).name.is_null()
+                {
+                    let name = std::ffi::CStr::from_ptr((*command).name).to_string_lossy().into_owned();
+                    lost.push((relid, name));
+                }
+            }
+        }
+        lost
+    }
+}

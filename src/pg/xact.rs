@@ -23,6 +23,12 @@ pub fn bump_command() {
     unsafe { pg_sys::CommandCounterIncrement() };
 }
 
+/// Refuses a function that writes in a read-only transaction and on a standby.
+pub fn writes(function: &'static std::ffi::CStr) {
+    // SAFETY: a static string; raises an error or does nothing.
+    unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
+}
+
 /// The transaction's id, assigned if necessary.
 pub fn xid() -> u64 {
     // SAFETY: may raise an error in recovery, which pgrx turns into a panic.
@@ -91,7 +97,8 @@ impl Drop for ActiveSnapshot {
 unsafe extern "C-unwind" fn on_xact(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => crate::draft::before_commit(),
+        XACT_EVENT_PRE_COMMIT => crate::draft::before_commit(false),
+        XACT_EVENT_PRE_PREPARE => crate::draft::before_commit(true),
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => crate::draft::after_transaction(false),
         XACT_EVENT_ABORT => crate::draft::after_transaction(true),
         _ => {}

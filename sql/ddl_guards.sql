@@ -100,10 +100,6 @@ BEGIN
         EXECUTE pg_catalog.format('CREATE TRIGGER rowclaim_truncate BEFORE TRUNCATE ON %s
                                    FOR EACH STATEMENT EXECUTE FUNCTION rowclaim.capture()', leaf);
         EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rowclaim_truncate', leaf);
-        -- A clone starts as an ordinary trigger in some server versions.
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rowclaim_guard', leaf);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rowclaim_capture', leaf);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rowclaim_capture_update', leaf);
     END LOOP;
 END $$;
 
@@ -180,6 +176,15 @@ DECLARE
     undo  text := pg_catalog.format('Call disable_claims(%L) first, then change the table and call enable_claims() again.', name);
 BEGIN
     SELECT * INTO this FROM rowclaim.enabled_table WHERE relid = target;
+    -- A dump is being restored: its triggers come last.
+    IF (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger g
+        WHERE g.tgrelid = target AND g.tgname IN (
+              'rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate')) < 4
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+                       WHERE g.tgrelid = target AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgname NOT IN (
+                             'rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate')) THEN
+        RETURN;
+    END IF;
     SELECT w.col, w.types INTO wrong
     FROM (VALUES (this.owner_column, ARRAY['text']), (this.version_column, ARRAY['bigint', 'integer']),
                  (this.draft_column, ARRAY['bigint'])) w(col, types)
@@ -194,12 +199,21 @@ BEGIN
     FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
     WHERE g.tgrelid IN (SELECT target UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)
       AND p.pronamespace = 'rowclaim'::regnamespace
-      AND (g.tgenabled <> 'A' OR g.tgname NOT IN
+      AND (g.tgenabled NOT IN ('A', 'O') OR g.tgname NOT IN
            ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate'));
     IF FOUND AND rowclaim.enforced() THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.tgname, name),
             'SET rowclaim.enforce = off lets a superuser write every row; disable_claims() removes the triggers.');
     END IF;
+    -- ENABLE TRIGGER ALL leaves them off for replica sessions.
+    FOR wrong IN
+        SELECT g.tgrelid::regclass AS relation, g.tgname
+        FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+        WHERE g.tgrelid IN (SELECT target UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)
+          AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgenabled = 'O'
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', wrong.relation, wrong.tgname);
+    END LOOP;
     IF rowclaim.key_columns(target) <> this.key_columns AND NOT EXISTS (
         -- Renamed key columns are followed.
         SELECT FROM ROWS FROM (pg_catalog.unnest(this.key_columns), pg_catalog.unnest(rowclaim.key_columns(target))) k(was, is_now)

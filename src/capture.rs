@@ -6,7 +6,7 @@ use crate::claim;
 use crate::codec;
 use crate::draft::{self, Event as Fact, Stamp, Touch};
 use crate::error::{check, Error, Result};
-use crate::guard::{changes, held_by, version_of, Ownership};
+use crate::guard::{changes, held_by, version_datum, version_of, Ownership};
 use crate::image;
 use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
@@ -183,7 +183,7 @@ fn insert(call: &Call) -> Result<()> {
         return Ok(());
     }
     let store = entries();
-    let mut owner = None;
+    let mut set: Vec<(Own, Option<pg_sys::Datum>)> = Vec::new();
     match own_entry(&table, &store, &key, &me)? {
         None => {
             let entry = Entry { op: b'i', draft: id, base: None, version: None, leaf: table.relid };
@@ -192,33 +192,47 @@ fn insert(call: &Call) -> Result<()> {
         Some(found) => {
             let former = Entry::of(&found);
             let op = if former.base.is_some() { b'u' } else { b'i' };
+            let version = former.version;
             store.update(&found, &Entry { op, draft: id, ..former }.row(table.root, &key));
-            owner = claim::owner(table.root, &key).filter(|owner| **owner == *me);
+            // The row is the former one changed: its claim and its version go on.
+            if let Some(owner) = claim::owner(table.root, &key).filter(|owner| **owner == *me) {
+                set.push((Own::Owner, Some(text_datum(&owner))));
+            }
+            if let Some(version) = version.and_then(|v| v.checked_add(1)) {
+                set.push((Own::Version, Some(version_datum(&table, version)?)));
+            }
         }
     }
-    if given.draft.is_none() || owner.is_some() {
-        let mut set = vec![(table.draft_column, Some(pg_sys::Datum::from(id)))];
-        if let Some(owner) = &owner {
-            set.push((table.owner_column, Some(text_datum(owner))));
-        }
+    if given.draft.is_none() {
+        set.push((Own::Draft, Some(pg_sys::Datum::from(id))));
+    }
+    if !set.is_empty() {
         complete(&table, row, &set)?;
     }
     Ok(())
 }
 
+/// The ownership columns by their role.
+#[derive(Clone, Copy)]
+enum Own {
+    Owner,
+    Version,
+    Draft,
+}
+
 /// Writes ownership columns that an INSERT left out into the row it made.
-fn complete(table: &Rc<Table>, row: Values, set: &[(usize, Option<pg_sys::Datum>)]) -> Result<()> {
+fn complete(table: &Rc<Table>, row: Values, set: &[(Own, Option<pg_sys::Datum>)]) -> Result<()> {
     xact::bump_command();
     let key: Vec<_> = table.key.iter().filter_map(|&index| row.get(index)).collect();
     let mut rows = Rows::open(table.root)?;
     if rows.find(&key, Look::Latest)?.is_some() {
         let leaf = rows.leaf_table();
-        let set: Vec<_> = set
-            .iter()
-            .map(|(index, value)| {
-                (if *index == table.draft_column { leaf.draft_column } else { leaf.owner_column }, *value)
-            })
-            .collect();
+        let column = |own| match own {
+            Own::Owner => leaf.owner_column,
+            Own::Version => leaf.version_column,
+            Own::Draft => leaf.draft_column,
+        };
+        let set: Vec<_> = set.iter().map(|(own, value)| (column(*own), *value)).collect();
         rows.write(&set);
         xact::bump_command();
     }

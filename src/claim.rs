@@ -123,6 +123,23 @@ pub fn rekey(root: pg_sys::Oid, old: &str, new: &str) {
     );
 }
 
+/// As [`rekey`] for rows that may exchange their keys: all claims leave before any arrives.
+pub fn rekey_all(moves: &[(pg_sys::Oid, String, String)]) {
+    if moves.is_empty() {
+        return;
+    }
+    let texts =
+        |pick: fn(&(pg_sys::Oid, String, String)) -> String| Arg::texts(&moves.iter().map(pick).collect::<Vec<_>>());
+    spi::run(
+        "WITH m AS (SELECT * FROM ROWS FROM (unnest($1::text[]), unnest($2::text[]), unnest($3::text[])) m(relid, was, is_now)),
+              gone AS (DELETE FROM rowclaim.claim c USING m WHERE c.relid = m.relid::oid AND c.key = m.was
+                       RETURNING c.*, m.is_now)
+         INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at, expires_at, reason)
+         SELECT relid, is_now, owner, token, claimed_at, expires_at, reason FROM gone ORDER BY token",
+        &[texts(|m| m.0.to_u32().to_string()), texts(|m| m.1.clone()), texts(|m| m.2.clone())],
+    );
+}
+
 /// The claim ends with its row.
 pub fn forget(root: pg_sys::Oid, key: &str) {
     spi::run("DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2", &[Arg::oid(root), Arg::str(key)]);

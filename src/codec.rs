@@ -2,7 +2,7 @@
 //! type's text form under fixed settings.
 
 use crate::error::{Error, Result};
-use crate::image::{parse_image, push_json_string, scalar_text};
+use crate::image::{self, parse_image, push_json_string, scalar_text, Image};
 use crate::pg::fixed::FixedOutput;
 use crate::pg::trigger::Values;
 use crate::pg::value;
@@ -97,6 +97,15 @@ pub fn key_text_of(table: &Table, value: impl Fn(usize) -> Option<pg_sys::Datum>
     }
     out.push('}');
     out
+}
+
+/// The canonical key text in a row image.
+pub fn key_in_image(table: &Table, image: &Image) -> String {
+    let key = table.key.iter().filter_map(|&index| {
+        let column = table.column(index)?;
+        Some((column.name.clone().into(), image::value(image, &column.name)?))
+    });
+    image::object(&key.collect())
 }
 
 /// Reads the text form of a value of `column`; the datum is palloc'd in the current context.

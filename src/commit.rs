@@ -7,7 +7,7 @@ use crate::codec;
 use crate::diff::{self, Op};
 use crate::draft::{self, DraftKey, Event};
 use crate::error::{Error, Result};
-use crate::guard::{version_of, Ownership};
+use crate::guard::{version_datum, version_of};
 use crate::image::{self, Image};
 use crate::journal::{Head, Journal};
 use crate::notify;
@@ -45,8 +45,8 @@ struct Changes {
     order: Order,
     /// Keys of deleted rows whose claims end with the commit.
     deleted: Vec<(pg_sys::Oid, String)>,
-    /// Present rows that lost their owner column to a delete and insert in one transaction.
-    reborn: Vec<(pg_sys::Oid, String)>,
+    /// Rows deleted and inserted again in one transaction: their claim and version go on.
+    reborn: Vec<(pg_sys::Oid, String, i64)>,
 }
 
 /// A table changes come from.
@@ -135,7 +135,7 @@ impl Changes {
         let base = touched.base.as_deref().map(image::parse_image).transpose()?;
         let mut text = String::new();
         let mut version = touched.version.unwrap_or_default();
-        let mut owned = true;
+        let mut reborn = false;
         if present {
             let leaf = source.rows.leaf_table();
             let values = source.rows.values();
@@ -145,20 +145,26 @@ impl Changes {
                 None => true,
             });
             version = version_of(&leaf, values).unwrap_or_default();
-            owned = Ownership::of(&leaf, values).owner.is_some();
+            // A row deleted and inserted again in one transaction starts at version 1.
+            reborn = table.committing == Committing::Transaction && touched.version.is_some_and(|was| version <= was);
+            if let (true, Some(was)) = (reborn, touched.version) {
+                version = was + 1;
+            }
         }
         let now = if present { Some(image::parse_image(&text)?) } else { None };
         let (op, key, old, new) = match (&base, &now) {
             (None, None) => return Ok(()),
             (None, Some(now)) => (Op::Insert, touched.key.clone(), None, Some(now.clone())),
-            (Some(base), None) => (Op::Delete, base_key(&table, base), Some(tracked(&table, base)), None),
+            (Some(base), None) => (Op::Delete, codec::key_in_image(&table, base), Some(tracked(&table, base)), None),
             (Some(base), Some(now)) => {
                 let (old, new) = diff::changed(base, now);
                 if new.is_empty() {
-                    self.reborn(&table, touched, owned);
+                    if reborn {
+                        self.reborn.push((touched.root, touched.key.clone(), version));
+                    }
                     return Ok(());
                 }
-                (Op::Update, base_key(&table, base), Some(old), Some(new))
+                (Op::Update, codec::key_in_image(&table, base), Some(old), Some(new))
             }
         };
         let change = diff::change(op, &source.name, &key, old.as_ref(), new.as_ref(), version);
@@ -185,17 +191,12 @@ impl Changes {
         }
         self.source(touched.root)?.constraints = constraints;
         self.spool.push(&change);
-        match op {
-            Op::Delete => self.deleted.push((touched.root, touched.key.clone())),
-            _ => self.reborn(&table, touched, owned),
+        if op == Op::Delete {
+            self.deleted.push((touched.root, touched.key.clone()));
+        } else if reborn {
+            self.reborn.push((touched.root, touched.key.clone(), version));
         }
         Ok(())
-    }
-
-    fn reborn(&mut self, table: &Table, touched: &Touched, owned: bool) {
-        if table.committing == Committing::Transaction && !owned && touched.base.is_some() {
-            self.reborn.push((touched.root, touched.key.clone()));
-        }
     }
 
     /// Appends everything as one changeset.
@@ -214,14 +215,17 @@ impl Changes {
         for (root, key) in std::mem::take(&mut self.deleted) {
             claim::forget(root, &key);
         }
-        for (root, key) in std::mem::take(&mut self.reborn) {
-            if let Some(owner) = claim::owner(root, &key) {
-                let source = self.source(root)?;
-                let key = key_datums(&source.rows.table, &key)?;
-                if source.rows.find(&key, Look::Latest)?.is_some() {
-                    let column = source.rows.leaf_table().owner_column;
-                    source.rows.write(&[(column, Some(text_datum(&owner)))]);
+        for (root, key, version) in std::mem::take(&mut self.reborn) {
+            let owner = claim::owner(root, &key);
+            let source = self.source(root)?;
+            let key = key_datums(&source.rows.table, &key)?;
+            if source.rows.find(&key, Look::Latest)?.is_some() {
+                let leaf = source.rows.leaf_table();
+                let mut set = vec![(leaf.version_column, Some(version_datum(&leaf, version)?))];
+                if let Some(owner) = &owner {
+                    set.push((leaf.owner_column, Some(text_datum(owner))));
                 }
+                source.rows.write(&set);
             }
         }
         Ok(())
@@ -231,15 +235,6 @@ impl Changes {
 /// The columns of an image that are journaled.
 fn tracked<'a>(table: &Table, image: &Image<'a>) -> Image<'a> {
     image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
-}
-
-/// The canonical key text in a base image.
-fn base_key(table: &Table, base: &Image) -> String {
-    let key = table.key.iter().filter_map(|&index| {
-        let column = table.column(index)?;
-        Some((column.name.clone().into(), image::value(base, &column.name)?))
-    });
-    image::object(&key.collect())
 }
 
 /// The open drafts of an actor in a journal that this transaction can have: those another

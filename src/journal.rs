@@ -59,6 +59,7 @@ impl Journal {
     /// The journal of this name; its number sequence is made to exist and to be ahead of the
     /// entries (they may have been restored from a dump).
     pub fn find(name: &str) -> Result<Journal> {
+        crate::table::remember_home();
         let found = spi::first(
             "SELECT id, require_current, pg_catalog.to_regclass('rowclaim.journal_' || id || '_seq')::oid
              FROM rowclaim.journal_config WHERE name = $1",

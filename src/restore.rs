@@ -9,7 +9,7 @@ use crate::commit::{close_drafts, key_datums, take_drafts};
 use crate::diff;
 use crate::draft::DraftKey;
 use crate::error::{Error, Result};
-use crate::guard::{version_datum, Ownership};
+use crate::guard::version_datum;
 use crate::image::{self, Image};
 use crate::journal::Journal;
 use crate::key::Key;
@@ -19,7 +19,6 @@ use crate::pg::owner::AsOwner;
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
 use crate::pg::store::text_datum;
-use crate::pg::trigger::Values;
 use crate::pg::xact;
 use crate::table::Table;
 use pgrx::pg_sys;
@@ -58,6 +57,8 @@ struct Parked {
 pub struct Batch {
     tables: HashMap<u32, Rows>,
     parked: Vec<Parked>,
+    /// Claims that follow their rows to former keys: table, present key, former key.
+    rekeyed: Vec<(pg_sys::Oid, String, String)>,
 }
 
 type Attributes = Vec<(usize, Option<pg_sys::Datum>)>;
@@ -96,35 +97,23 @@ impl Batch {
     ///
     /// A claim follows the row to its former key, or ends with a row that did not exist.
     pub fn put_back(&mut self, root: pg_sys::Oid, key: &str, entry: &Entry, owner: Owner) -> Result<Option<String>> {
-        let rows = self.rows(root)?;
-        let table = rows.table.clone();
+        let table = self.rows(root)?.table.clone();
         let datums = key_datums(&table, key)?;
-        let present = rows.find(&datums, Look::Latest)?.is_some();
+        let present = self.rows(root)?.find(&datums, Look::Latest)?.is_some();
         let Some(base_text) = &entry.base else {
             if present {
-                rows.delete();
+                self.rows(root)?.delete();
             }
             claim::forget(root, key);
             return Ok(None);
         };
         let base = image::parse_image(base_text)?;
-        let mut base_key = String::from(key);
-        let same_key = |base_key: &mut String| {
-            let image: Image = table
-                .key
-                .iter()
-                .filter_map(|&i| {
-                    table.column(i).and_then(|c| Some((c.name.clone().into(), image::value(&base, &c.name)?)))
-                })
-                .collect();
-            *base_key = image::object(&image);
-        };
-        same_key(&mut base_key);
+        let base_key = codec::key_in_image(&table, &base);
         if base_key != key {
-            claim::rekey(root, key, &base_key);
+            self.rekeyed.push((root, key.to_owned(), base_key.clone()));
         }
         let claimed = match owner {
-            Owner::Claim => claim::owner(root, &base_key),
+            Owner::Claim => claim::owner(root, key),
             Owner::Set(name) => Some(name.to_owned()),
         };
         let version = entry.version.unwrap_or(1);
@@ -136,6 +125,7 @@ impl Batch {
             self.rows(root)?.insert(entry.leaf, &set)?;
             return Ok(Some(base_key));
         }
+        let rows = self.rows(root)?;
         let leaf = rows.leaf_table();
         let mut now = String::new();
         codec::push_row(&mut now, &leaf, rows.values(), |_, column| image::value(&base, &column.name).is_some());
@@ -178,6 +168,7 @@ impl Batch {
             }
         }
         xact::bump_command();
+        claim::rekey_all(&self.rekeyed);
         for rows in self.tables.values_mut() {
             rows.finish();
         }
@@ -387,8 +378,8 @@ pub fn stash_table(root: pg_sys::Oid) -> Result<i64> {
     Ok(count)
 }
 
-/// `restore_stash()`: applies a stashed change again, as an ordinary write of the caller, who must
-/// hold the row. Returns the number of rows written.
+/// `restore_stash()`: applies a stashed change again, as an ordinary write of the caller: the guard
+/// judges whether they hold the row. Returns the number of rows written.
 pub fn restore_stash(id: i64) -> Result<i64> {
     struct Stashed {
         root: pg_sys::Oid,
@@ -422,11 +413,8 @@ pub fn restore_stash(id: i64) -> Result<i64> {
         _ => Image::new(),
     };
     // A claimed row still has its committed key.
-    let key = if stashed.op == "insert" { stashed.key.clone() } else { base_key(&table, &base) };
+    let key = if stashed.op == "insert" { stashed.key.clone() } else { codec::key_in_image(&table, &base) };
     let key = Key { datums: key_datums(&table, &key)? };
-    if stashed.op != "insert" {
-        check_held(&table, &key, &me)?;
-    }
     let written = write_as_caller(&table, &stashed.op, &key, &columns)?;
     if written == 0 {
         return Err(Error::OperationRefused {
@@ -437,26 +425,6 @@ pub fn restore_stash(id: i64) -> Result<i64> {
     }
     spi::run("DELETE FROM rowclaim.stash WHERE id = $1", &[Arg::i64(id)]);
     Ok(written)
-}
-
-fn base_key(table: &Table, base: &Image) -> String {
-    let image = table.key.iter().filter_map(|&i| {
-        let column = table.column(i)?;
-        Some((column.name.clone().into(), image::value(base, &column.name)?))
-    });
-    image::object(&image.collect())
-}
-
-fn check_held(table: &Table, key: &Key, me: &str) -> Result<()> {
-    let mut rows = Rows::open(table.root)?;
-    if rows.find(&key.datums, Look::Latest)?.is_some() {
-        let leaf = rows.leaf_table();
-        let values: Values = rows.values();
-        if Ownership::of(&leaf, values).owner.as_deref() == Some(me) {
-            return Ok(());
-        }
-    }
-    Err(Error::RowNotClaimed { row: table.row_name(&key.text(table), crate::pg::owner::user()) })
 }
 
 /// One INSERT, UPDATE or DELETE with the caller's rights, triggers and policies.

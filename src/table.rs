@@ -120,6 +120,15 @@ pub fn register() {
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0)) };
 }
 
+/// Notes which installation of the extension this backend has learnt things about.
+pub fn remember_home() {
+    // SAFETY: look-ups by name.
+    HOME.with(|home| unsafe {
+        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
+        home.set(pg_sys::get_relname_relid(c"draft".as_ptr(), schema));
+    });
+}
+
 /// Forgets everything, when settings of a table changed.
 pub fn forget_all() {
     let old = CACHE.with(|cache| std::mem::take(&mut *cache.borrow_mut()));
@@ -274,7 +283,8 @@ fn form_of(base: pg_sys::Oid) -> Form {
         pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Form::Float,
         pg_sys::NUMERICOID => Form::Numeric,
         pg_sys::BOOLOID => Form::Bool,
-        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Form::Text,
+        // xml is stored as text; its output function would leave the declaration out.
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::XMLOID => Form::Text,
         pg_sys::CHAROID => Form::Char,
         _ => Form::Other,
     }
@@ -316,11 +326,7 @@ fn settings_matter(typ: pg_sys::Oid) -> bool {
 }
 
 fn build(relid: pg_sys::Oid) -> Result<Option<Table>> {
-    // SAFETY: look-ups by name.
-    HOME.with(|home| unsafe {
-        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
-        home.set(pg_sys::get_relname_relid(c"draft".as_ptr(), schema));
-    });
+    remember_home();
     let Some(settings) = settings(relid) else {
         return Ok(None);
     };

@@ -59,6 +59,7 @@ CREATE FUNCTION rowclaim.pull(role_name name, consumer text, journal text, max_c
 DECLARE
     this     rowclaim.consumer;
     position bigint;
+    damaged  bigint;
 BEGIN
     IF consumer IS NULL OR consumer = '' OR pg_catalog.octet_length(consumer) > 255 THEN
         RAISE EXCEPTION 'a consumer''s name is 1 to 255 bytes'
@@ -79,10 +80,12 @@ BEGIN
     RETURNING * INTO this;
     PERFORM rowclaim.check_consumer(role_name, this);
     position := this.acked_seq;
-    IF EXISTS (SELECT FROM rowclaim.journal j
-               WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= rowclaim.stable_seq(pull.journal)
-               GROUP BY j.seq HAVING pg_catalog.count(*) <> pg_catalog.max(j.parts)) THEN
-        RAISE EXCEPTION 'journal % is damaged: parts of an entry after % are missing', pull.journal, position
+    SELECT pg_catalog.min(d.seq) INTO damaged
+    FROM (SELECT j.seq FROM rowclaim.journal j
+          WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= rowclaim.stable_seq(pull.journal)
+          GROUP BY j.seq HAVING pg_catalog.count(*) <> pg_catalog.max(j.parts)) d;
+    IF damaged IS NOT NULL THEN
+        RAISE EXCEPTION 'journal % is damaged: parts of entry % are missing', pull.journal, damaged
             USING ERRCODE = 'data_corrupted',
                   DETAIL = '{"reason":"journal_corrupt","journal":' || pg_catalog.to_json(pull.journal) || '}',
                   HINT = 'Run verify_journal() and compare with a backup or a replica.';

@@ -113,23 +113,57 @@ BEGIN
     END LOOP;
 END $$;
 
--- Follows renamed, added and retyped columns in everything that was recorded by name.
+-- A JSON object's text without one name.
+CREATE FUNCTION rowclaim.remove_from(image text, name text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT '{' || coalesce(pg_catalog.string_agg(pg_catalog.to_json(e.key)::text || ':' || e.value::text, ',' ORDER BY e.n), '') || '}'
+        FROM pg_catalog.json_each(image::json) WITH ORDINALITY e(key, value, n) WHERE e.key <> remove_from.name;
+    END;
+
+-- A row image with the value of one column cast from one type to another, as ALTER TABLE does.
+CREATE FUNCTION rowclaim.retype_in(target regclass, image text, name text, old_type text, new_type text) RETURNS text
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp SET extra_float_digits = 3 AS $$
+DECLARE
+    value text := image::json ->> name;
+BEGIN
+    IF value IS NULL THEN
+        RETURN image;
+    END IF;
+    EXECUTE pg_catalog.format('SELECT (($1::%s)::%s)::text', old_type, new_type) INTO value USING value;
+    RETURN rowclaim.recode_image(target, (
+        SELECT '{' || pg_catalog.string_agg(pg_catalog.to_json(e.key)::text || ':' || CASE
+                   WHEN e.key <> retype_in.name THEN e.value::text
+                   ELSE coalesce(pg_catalog.to_json(value)::text, 'null') END, ',' ORDER BY e.n) || '}'
+        FROM pg_catalog.json_each(image::json) WITH ORDINALITY e(key, value, n)));
+END $$;
+
+-- Follows renamed, dropped, added and retyped columns in everything that was recorded by name.
 CREATE FUNCTION rowclaim.follow_columns(this rowclaim.enabled_table) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     now   jsonb := rowclaim.column_map(this.relid);
     old   jsonb := this.columns;
     c     record;
-    names text[] := ARRAY(SELECT v ->> 0 FROM pg_catalog.jsonb_each(now) e(k, v));
     added text[];
 BEGIN
     IF now = old THEN
         RETURN;
     END IF;
+    UPDATE rowclaim.enabled_table t SET columns = now WHERE t.relid = this.relid;
+    -- The same columns under other numbers: the table was restored from a dump.
+    IF (SELECT pg_catalog.jsonb_agg(v ORDER BY v) FROM pg_catalog.jsonb_each(old) e(k, v))
+     = (SELECT pg_catalog.jsonb_agg(v ORDER BY v) FROM pg_catalog.jsonb_each(now) e(k, v)) THEN
+        RETURN;
+    END IF;
+    FOR c IN SELECT o.v ->> 0 AS was FROM pg_catalog.jsonb_each(old) o(k, v) WHERE NOT now ? o.k LOOP
+        UPDATE rowclaim.draft_row r SET base = rowclaim.remove_from(r.base, c.was) WHERE r.relid = this.relid;
+        UPDATE rowclaim.enabled_table t SET untracked = pg_catalog.array_remove(t.untracked, c.was::name)
+        WHERE t.relid = this.relid;
+    END LOOP;
     FOR c IN SELECT o.v ->> 0 AS was, n.v ->> 0 AS is_now
              FROM pg_catalog.jsonb_each(old) o(k, v) JOIN pg_catalog.jsonb_each(now) n(k, v) USING (k)
-             WHERE o.v ->> 0 <> n.v ->> 0 AND o.v ->> 0 <> ALL (names)
-               AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(old) x(k, v) WHERE x.v ->> 0 = n.v ->> 0)
+             WHERE o.v ->> 0 <> n.v ->> 0
     LOOP
         UPDATE rowclaim.draft_row r
         SET base = rowclaim.rename_in(r.base, c.was::name, c.is_now::name),
@@ -147,14 +181,15 @@ BEGIN
             key_columns = pg_catalog.array_replace(t.key_columns, c.was::name, c.is_now::name)
         WHERE t.relid = this.relid;
     END LOOP;
-    -- Other types write other text; the images are read and written again.
-    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(old) o(k, v) JOIN pg_catalog.jsonb_each(now) n(k, v) USING (k)
-               WHERE o.v ->> 1 <> n.v ->> 1) THEN
-        UPDATE rowclaim.draft_row r SET base = rowclaim.recode_image(r.relid, r.base) WHERE r.relid = this.relid;
-    END IF;
+    FOR c IN SELECT n.v ->> 0 AS name, o.v ->> 1 AS was, n.v ->> 1 AS is_now
+             FROM pg_catalog.jsonb_each(old) o(k, v) JOIN pg_catalog.jsonb_each(now) n(k, v) USING (k)
+             WHERE o.v ->> 1 <> n.v ->> 1
+    LOOP
+        UPDATE rowclaim.draft_row r SET base = rowclaim.retype_in(r.relid, r.base, c.name, c.was, c.is_now)
+        WHERE r.relid = this.relid;
+    END LOOP;
     -- A new column is part of every draft from now on, with the value ADD COLUMN gave it.
-    added := ARRAY(SELECT n.v ->> 0 FROM pg_catalog.jsonb_each(now) n(k, v) WHERE NOT old ? n.k
-                   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(old) x(k, v) WHERE x.v ->> 0 = n.v ->> 0));
+    added := ARRAY(SELECT n.v ->> 0 FROM pg_catalog.jsonb_each(now) n(k, v) WHERE NOT old ? n.k);
     IF added <> '{}' THEN
         UPDATE rowclaim.draft_row r
         SET base = pg_catalog.regexp_replace(r.base, '\}$', '') || coalesce((
@@ -163,7 +198,6 @@ BEGIN
                 WHERE e.key = ANY (added)), '') || '}'
         WHERE r.relid = this.relid AND r.base IS NOT NULL;
     END IF;
-    UPDATE rowclaim.enabled_table t SET columns = now WHERE t.relid = this.relid;
 END $$;
 
 -- Is everything in place that enforcement needs?
@@ -200,10 +234,24 @@ BEGIN
     WHERE g.tgrelid IN (SELECT target UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)
       AND p.pronamespace = 'rowclaim'::regnamespace
       AND (g.tgenabled NOT IN ('A', 'O') OR g.tgname NOT IN
-           ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate'));
+           ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate'))
+    ORDER BY g.tgname LIMIT 1;
     IF FOUND AND rowclaim.enforced() THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.tgname, name),
             'SET rowclaim.enforce = off lets a superuser write every row; disable_claims() removes the triggers.');
+    END IF;
+    -- CREATE OR REPLACE TRIGGER must not weaken them.
+    SELECT w.name INTO wrong
+    FROM (VALUES ('rowclaim_guard', 'guard', 27, false), ('rowclaim_capture', 'capture', 13, false),
+                 ('rowclaim_capture_update', 'capture', 17, true), ('rowclaim_truncate', 'capture', 34, false)
+         ) w(name, function, type, condition)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+        WHERE g.tgrelid = target AND g.tgname = w.name AND p.proname = w.function
+          AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgtype = w.type AND g.tgattr::text = ''
+          AND (g.tgqual IS NOT NULL) = w.condition);
+    IF FOUND THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.name, name), undo);
     END IF;
     -- ENABLE TRIGGER ALL leaves them off for replica sessions.
     FOR wrong IN
@@ -214,13 +262,14 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', wrong.relation, wrong.tgname);
     END LOOP;
-    IF rowclaim.key_columns(target) <> this.key_columns AND NOT EXISTS (
+    IF rowclaim.key_columns(target) <> this.key_columns AND EXISTS (
         -- Renamed key columns are followed.
         SELECT FROM ROWS FROM (pg_catalog.unnest(this.key_columns), pg_catalog.unnest(rowclaim.key_columns(target))) k(was, is_now)
         WHERE k.was IS DISTINCT FROM k.is_now AND NOT EXISTS (
             SELECT FROM pg_catalog.jsonb_each(this.columns) o(n, v)
             JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attnum = o.n::int2
-            WHERE o.v ->> 0 = k.was AND a.attname = k.is_now)) IS NOT TRUE THEN
+            WHERE o.v ->> 0 = k.was AND a.attname = k.is_now))
+       OR EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = target AND i.indisprimary AND NOT i.indimmediate) THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('the primary key of %s identifies claimed rows', name), undo);
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(this.columns) o(n, v)
@@ -261,7 +310,9 @@ BEGIN
             SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
             WHERE (c.classid = 'pg_class'::regclass AND (
                       c.objid = t.relid OR pg_catalog.pg_partition_root(c.objid) = t.relid
-                      OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.objid AND i.inhparent = t.relid)))
+                      OR EXISTS (SELECT FROM pg_catalog.pg_inherits i
+                                 WHERE (i.inhrelid = c.objid AND i.inhparent = t.relid)
+                                    OR (i.inhrelid = t.relid AND i.inhparent = c.objid))))
                OR (c.classid = 'pg_trigger'::regclass AND EXISTS (
                       SELECT FROM pg_catalog.pg_trigger g WHERE g.oid = c.objid
                         AND (g.tgrelid = t.relid OR pg_catalog.pg_partition_root(g.tgrelid) = t.relid))))
@@ -325,6 +376,7 @@ CREATE FUNCTION rowclaim.before_alter() RETURNS event_trigger
 REVOKE ALL ON FUNCTION rowclaim.before_alter(), rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
     rowclaim.key_columns(oid), rowclaim.row_image(regclass, text), rowclaim.recode_image(regclass, text),
     rowclaim.rename_in(text, name, name), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
+    rowclaim.remove_from(text, text), rowclaim.retype_in(regclass, text, text, text, text),
     rowclaim.follow_columns(rowclaim.enabled_table), rowclaim.check_table(regclass),
     rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;
 
@@ -332,7 +384,7 @@ CREATE EVENT TRIGGER rowclaim_before_alter ON ddl_command_start
     WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION rowclaim.before_alter();
 ALTER EVENT TRIGGER rowclaim_before_alter ENABLE ALWAYS;
 CREATE EVENT TRIGGER rowclaim_ddl_end ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'ALTER TRIGGER')
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER TRIGGER', 'CREATE TRIGGER')
     EXECUTE FUNCTION rowclaim.on_ddl_end();
 ALTER EVENT TRIGGER rowclaim_ddl_end ENABLE ALWAYS;
 CREATE EVENT TRIGGER rowclaim_drop ON sql_drop EXECUTE FUNCTION rowclaim.on_drop();

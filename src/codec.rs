@@ -70,6 +70,24 @@ pub fn push_row(out: &mut String, table: &Table, row: Values, wanted: impl Fn(us
         }
     }
     out.push('}');
+    check_size(table, out);
+}
+
+/// The longest JSON text of a row or change; PostgreSQL's own limit for a value is a little higher.
+const SIZE_MAX: usize = 1_000_000_000;
+
+/// Refuses a row that is too large to be drafted or journaled.
+pub fn check_size(table: &Table, json: &str) {
+    if json.len() > SIZE_MAX {
+        Error::OperationRefused {
+            table: table.name(),
+            problem: format!("a row of {} takes {} bytes as JSON, more than {SIZE_MAX}", table.name(), json.len()),
+            hint:
+                "Keep values that large outside the table, or make their columns untracked and do not delete the row."
+                    .into(),
+        }
+        .raise()
+    }
 }
 
 /// The canonical text of a row's primary key: `{"id":42}`.

@@ -11,7 +11,7 @@ use crate::guard::{version_datum, version_of};
 use crate::image::{self, Image};
 use crate::journal::{Head, Journal};
 use crate::notify;
-use crate::order::{Order, Role};
+use crate::order::Order;
 use crate::pg::fixed::FixedOutput;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::Scratch;
@@ -53,51 +53,12 @@ struct Changes {
 struct Source {
     rows: Rows,
     name: String,
-    constraints: Vec<Constraint>,
-}
-
-struct Constraint {
-    id: u32,
-    columns: Vec<String>,
-    /// What giving values up and taking them means.
-    out: Role,
-    into: Role,
 }
 
 impl Source {
     fn open(root: pg_sys::Oid) -> Result<Source> {
         let rows = Rows::open(root)?;
-        let mut constraints = Vec::new();
-        // Unique keys, the keys that foreign keys refer to, and the referring columns.
-        spi::query(
-            "SELECT i.indexrelid::oid, 0, ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
-                                           JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
-             FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indexprs IS NULL
-             UNION ALL
-             SELECT c.oid, 1, ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY k(n, o)
-                               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o)
-             FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0
-             UNION ALL
-             SELECT c.oid, 2, ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY k(n, o)
-                               JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o)
-             FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = $1 AND c.conparentid = 0",
-            &[Arg::oid(root)],
-            Sees::Latest,
-            |row| {
-                let (out, into) = match row.get::<i32>(2) {
-                    Some(0) => (Role::Frees, Role::Takes),
-                    Some(1) => (Role::Removes, Role::Creates),
-                    _ => (Role::Leaves, Role::Refers),
-                };
-                constraints.push(Constraint {
-                    id: row.oid(1).unwrap_or(pg_sys::InvalidOid).to_u32(),
-                    columns: row.get::<Vec<String>>(3).unwrap_or_default(),
-                    out,
-                    into,
-                });
-            },
-        );
-        Ok(Source { name: rows.table.name(), rows, constraints })
+        Ok(Source { name: rows.table.name(), rows })
     }
 }
 
@@ -168,8 +129,7 @@ impl Changes {
             }
         };
         let change = diff::change(op, &source.name, &key, old.as_ref(), new.as_ref(), version);
-        let constraints = std::mem::take(&mut source.constraints);
-        for constraint in &constraints {
+        for constraint in table.constraints() {
             let values = |image: &Option<Image<'_>>| -> Option<Vec<String>> {
                 let image = image.as_ref()?;
                 constraint
@@ -189,7 +149,7 @@ impl Changes {
                 }
             }
         }
-        self.source(touched.root)?.constraints = constraints;
+        codec::check_size(&table, &change);
         self.spool.push(&change);
         if op == Op::Delete {
             self.deleted.push((touched.root, touched.key.clone()));
@@ -237,12 +197,12 @@ fn tracked<'a>(table: &Table, image: &Image<'a>) -> Image<'a> {
     image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
 }
 
-/// The open drafts of an actor in a journal that this transaction can have: those another
-/// session of the actor is writing to are left for the next commit.
+/// The open drafts of an actor in a journal. Waits for other sessions of the actor that are writing
+/// to one of them: a later draft may depend on it.
 pub fn take_drafts(actor: &str, journal: &Journal) -> Vec<DraftKey> {
     let mut drafts = Vec::new();
     spi::query(
-        "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE SKIP LOCKED",
+        "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE",
         &[Arg::str(actor), Arg::i32(journal.id)],
         Sees::Transaction,
         |row| drafts.extend(row.i64(1).map(|id| (id, journal.id))),

@@ -200,7 +200,8 @@ pub fn status(table: &Table, stamp: Option<i64>, me: &Rc<str>) -> Stamp {
 }
 
 /// Takes an earlier draft of mine for this transaction, once per transaction and draft, so that a
-/// commit from another session leaves it out.
+/// commit from another session waits for this one. Never waits itself: parallel sessions of one
+/// actor that write to rows of one draft do not meet.
 pub fn touch(draft: DraftKey) -> Touch {
     if let Some(touch) = with(|tx| tx.touched.get(&draft).map(|t| t.0)) {
         return touch;

@@ -138,7 +138,12 @@ impl Batch {
         if moves || rows.unique_columns().into_iter().any(differs) {
             let mut full = String::new();
             codec::push_row(&mut full, &leaf, rows.values(), |_, _| true);
-            let image = image::fill_missing(base_text, &full)?;
+            let tracked: Image = base
+                .iter()
+                .filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked))
+                .cloned()
+                .collect();
+            let image = image::fill_missing(&image::object(&tracked), &full)?;
             // In another partition it is another row to foreign keys, as its key is another.
             let tid = if moves {
                 rows.delete();

@@ -2,15 +2,25 @@
 //! per relation until the server says the relation changed.
 
 use crate::error::{Error, Result, RowName};
+use crate::order::Role;
 use crate::pg::ffi::partition_ancestors;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::value::Storage;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
+
+/// A unique key, a referenced key or a foreign key.
+pub struct Constraint {
+    pub id: u32,
+    pub columns: Vec<String>,
+    /// What giving values up and taking them means.
+    pub out: Role,
+    pub into: Role,
+}
 
 /// How a column's values are written as JSON.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -77,6 +87,8 @@ pub struct Table {
     pub storage: Vec<Storage>,
     /// Some column's text form depends on settings that only a GUC change reaches.
     pub settings_matter: bool,
+    /// What orders changes of this table inside a changeset; looked up at the first commit.
+    pub constraints: OnceCell<Vec<Constraint>>,
     memory: pg_sys::MemoryContext,
 }
 
@@ -210,6 +222,42 @@ impl Table {
         RowName { table: self.name(), key: self.key_visible_to(user).then(|| key.to_owned()) }
     }
 
+    /// What orders changes of this table: unique keys, keys that foreign keys refer to, foreign keys.
+    pub fn constraints(&self) -> &[Constraint] {
+        self.constraints.get_or_init(|| {
+        let mut constraints = Vec::new();
+        spi::query(
+            "SELECT i.indexrelid::oid, 0, ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
+                                           JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
+             FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indexprs IS NULL
+             UNION ALL
+             SELECT c.oid, 1, ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY k(n, o)
+                               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o)
+             FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0
+             UNION ALL
+             SELECT c.oid, 2, ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY k(n, o)
+                               JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o)
+             FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = $1 AND c.conparentid = 0",
+            &[Arg::oid(self.root)],
+            Sees::Latest,
+            |row| {
+                let (out, into) = match row.get::<i32>(2) {
+                    Some(0) => (Role::Frees, Role::Takes),
+                    Some(1) => (Role::Removes, Role::Creates),
+                    _ => (Role::Leaves, Role::Refers),
+                };
+                constraints.push(Constraint {
+                    id: row.oid(1).unwrap_or(pg_sys::InvalidOid).to_u32(),
+                    columns: row.get::<Vec<String>>(3).unwrap_or_default(),
+                    out,
+                    into,
+                });
+            },
+        );
+            constraints
+        })
+    }
+
     pub fn has_key_column(&self, index: usize) -> bool {
         self.key.contains(&index)
     }
@@ -327,23 +375,25 @@ fn settings_matter(typ: pg_sys::Oid) -> bool {
 
 fn build(relid: pg_sys::Oid) -> Result<Option<Table>> {
     remember_home();
-    let Some(settings) = settings(relid) else {
-        return Ok(None);
-    };
-    // SAFETY: the relation is opened for the time its descriptor is read; what is kept is copied,
-    // and function look-ups cache in a context the table owns.
+    // SAFETY: the relation is opened, and so locked, before its settings are read; what is kept of
+    // its descriptor is copied, and function look-ups cache in a context the table owns.
     unsafe {
-        let relation = pg_sys::relation_open(relid, pg_sys::AccessShareLock as i32);
-        let memory = pg_sys::AllocSetContextCreateInternal(
-            pg_sys::TopMemoryContext,
-            c"rowclaim table".as_ptr(),
-            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
-        );
-        let result = describe(relation, settings, memory);
+        let relation = pg_sys::try_relation_open(relid, pg_sys::AccessShareLock as i32);
+        if relation.is_null() {
+            return Ok(None);
+        }
+        let result = settings(relid).map(|settings| {
+            let memory = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"rowclaim table".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            );
+            describe(relation, settings, memory)
+        });
         pg_sys::relation_close(relation, pg_sys::AccessShareLock as i32);
-        result.map(Some)
+        result.transpose()
     }
 }
 
@@ -432,6 +482,7 @@ unsafe fn describe(relation: pg_sys::Relation, settings: Settings, memory: pg_sy
         columns,
         storage,
         settings_matter: matters,
+        constraints: OnceCell::new(),
         memory,
     })
 }

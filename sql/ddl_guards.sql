@@ -213,10 +213,10 @@ BEGIN
     -- A dump is being restored: its triggers come last.
     IF (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger g
         WHERE g.tgrelid = target AND g.tgname IN (
-              'rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate')) < 4
+              'rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate')) < 3
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
                        WHERE g.tgrelid = target AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgname NOT IN (
-                             'rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate')) THEN
+                             'rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate')) THEN
         RETURN;
     END IF;
     SELECT w.col, w.types INTO wrong
@@ -234,7 +234,7 @@ BEGIN
     WHERE g.tgrelid IN (SELECT target UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)
       AND p.pronamespace = 'rowclaim'::regnamespace
       AND (g.tgenabled NOT IN ('A', 'O') OR g.tgname NOT IN
-           ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate'))
+           ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate'))
     ORDER BY g.tgname LIMIT 1;
     IF FOUND AND rowclaim.enforced() THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.tgname, name),
@@ -242,14 +242,13 @@ BEGIN
     END IF;
     -- CREATE OR REPLACE TRIGGER must not weaken them.
     SELECT w.name INTO wrong
-    FROM (VALUES ('rowclaim_guard', 'guard', 27, false), ('rowclaim_capture', 'capture', 13, false),
-                 ('rowclaim_capture_update', 'capture', 17, true), ('rowclaim_truncate', 'capture', 34, false)
-         ) w(name, function, type, condition)
+    FROM (VALUES ('rowclaim_guard', 'guard', 27), ('rowclaim_capture', 'capture', 29),
+                 ('rowclaim_truncate', 'capture', 34)) w(name, function, type)
     WHERE NOT EXISTS (
         SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
         WHERE g.tgrelid = target AND g.tgname = w.name AND p.proname = w.function
           AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgtype = w.type AND g.tgattr::text = ''
-          AND (g.tgqual IS NOT NULL) = w.condition);
+          AND g.tgqual IS NULL);
     IF FOUND THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.name, name), undo);
     END IF;
@@ -342,7 +341,7 @@ BEGIN
             WHERE n.nspname = d.address_names[1] AND k.relname = d.address_names[2];
             CONTINUE WHEN NOT FOUND;
             IF d.object_type = 'trigger' AND d.address_names[3] IN
-               ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_capture_update', 'rowclaim_truncate') THEN
+               ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate') THEN
                 PERFORM rowclaim.refuse(this.relid::text,
                     pg_catalog.format('trigger %s of %s enforces claims', d.address_names[3], this.relid),
                     pg_catalog.format('Call disable_claims(%L).', this.relid::text));
@@ -370,19 +369,13 @@ BEGIN
       AND NOT EXISTS (SELECT FROM rowclaim.draft_row r WHERE r.relid = c.relid AND r.key = c.key);
 END $$;
 
-CREATE FUNCTION rowclaim.before_alter() RETURNS event_trigger
-    LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_before_alter';
-
-REVOKE ALL ON FUNCTION rowclaim.before_alter(), rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
+REVOKE ALL ON FUNCTION rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
     rowclaim.key_columns(oid), rowclaim.row_image(regclass, text), rowclaim.recode_image(regclass, text),
     rowclaim.rename_in(text, name, name), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
     rowclaim.remove_from(text, text), rowclaim.retype_in(regclass, text, text, text, text),
     rowclaim.follow_columns(rowclaim.enabled_table), rowclaim.check_table(regclass),
     rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;
 
-CREATE EVENT TRIGGER rowclaim_before_alter ON ddl_command_start
-    WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION rowclaim.before_alter();
-ALTER EVENT TRIGGER rowclaim_before_alter ENABLE ALWAYS;
 CREATE EVENT TRIGGER rowclaim_ddl_end ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER TRIGGER', 'CREATE TRIGGER')
     EXECUTE FUNCTION rowclaim.on_ddl_end();

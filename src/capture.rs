@@ -6,7 +6,7 @@ use crate::claim;
 use crate::codec;
 use crate::draft::{self, Event as Fact, Stamp, Touch};
 use crate::error::{check, Error, Result};
-use crate::guard::{changes, held_by, version_datum, version_of, Ownership};
+use crate::guard::{changes, held_by, same, version_datum, version_of, Ownership};
 use crate::image;
 use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
@@ -28,8 +28,7 @@ pub extern "C" fn pg_finfo_rowclaim_capture() -> &'static pg_sys::Pg_finfo_recor
     &INFO
 }
 
-/// `AFTER INSERT OR DELETE`, `AFTER UPDATE … WHEN (an ownership column changed)` and
-/// `BEFORE TRUNCATE`.
+/// `AFTER INSERT OR UPDATE OR DELETE … FOR EACH ROW` and `BEFORE TRUNCATE`.
 ///
 /// # Safety
 /// Called by the trigger manager.
@@ -163,7 +162,8 @@ fn insert(call: &Call) -> Result<()> {
             return Err(protected(table.owner_column));
         }
     }
-    if moved.is_none() && !(0..=1).contains(&given.version) {
+    // New rows start at the column's default; optimistic ORMs write 0 or 1 themselves.
+    if moved.is_none() && ![0, 1, table.version_default].contains(&given.version) {
         return Err(protected(table.version_column));
     }
     let id = match given.draft {
@@ -242,6 +242,15 @@ fn complete(table: &Rc<Table>, row: Values, set: &[(Own, Option<pg_sys::Datum>)]
 fn update(call: &Call) -> Result<()> {
     let table = Table::enabled(call.relid())?;
     let (old, new) = (call.row(), call.new_row());
+    let next = version_of(&table, old).and_then(|version| version.checked_add(1));
+    if next.is_some()
+        && version_of(&table, new) == next
+        && same(&table, table.draft_column, old, new)
+        && same(&table, table.owner_column, old, new)
+    {
+        // Dirty before, and its draft knows what it was.
+        return Ok(());
+    }
     let me = actor::current();
     let (before, after) = (Ownership::of(&table, old), Ownership::of(&table, new));
     let old_key = codec::key_text(&table, old);

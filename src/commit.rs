@@ -197,16 +197,30 @@ fn tracked<'a>(table: &Table, image: &Image<'a>) -> Image<'a> {
     image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
 }
 
-/// The open drafts of an actor in a journal. Waits for other sessions of the actor that are writing
-/// to one of them: a later draft may depend on it.
+/// The open drafts of an actor in a journal.
+///
+/// Waits for other sessions of the actor that are writing to one of them, because later changes may
+/// depend on it. A transaction that has taken an earlier draft itself leaves theirs out instead:
+/// two such sessions would wait for each other.
 pub fn take_drafts(actor: &str, journal: &Journal) -> Vec<DraftKey> {
     let mut drafts = Vec::new();
-    spi::query(
-        "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE",
-        &[Arg::str(actor), Arg::i32(journal.id)],
-        Sees::Transaction,
-        |row| drafts.extend(row.i64(1).map(|id| (id, journal.id))),
-    );
+    let args = [Arg::str(actor), Arg::i32(journal.id)];
+    let visit = |row: &spi::Row| drafts.extend(row.i64(1).map(|id| (id, journal.id)));
+    if draft::holds_earlier(journal.id) {
+        spi::query(
+            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE SKIP LOCKED",
+            &args,
+            Sees::Transaction,
+            visit,
+        );
+    } else {
+        spi::query(
+            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE",
+            &args,
+            Sees::Transaction,
+            visit,
+        );
+    }
     drafts
 }
 

@@ -226,6 +226,11 @@ pub fn touch(draft: DraftKey) -> Touch {
     touch
 }
 
+/// Has this transaction taken an earlier draft in a journal?
+pub fn holds_earlier(journal_id: i32) -> bool {
+    with(|tx| tx.touched.iter().any(|(draft, t)| draft.1 == journal_id && t.0 == Touch::Keep))
+}
+
 /// Remembers that this transaction deleted these headers: new writes need a new id.
 pub fn closed_here(drafts: &[DraftKey]) {
     let sub = xact::current_sub();

@@ -27,7 +27,7 @@ pub fn name_text(datum: pg_sys::Datum) -> String {
     unsafe { CStr::from_ptr((*datum.cast_mut_ptr::<pg_sys::NameData>()).data.as_ptr()).to_string_lossy().into_owned() }
 }
 
-const TRIGGERS: [&str; 4] = ["rowclaim_guard", "rowclaim_capture", "rowclaim_capture_update", "rowclaim_truncate"];
+const TRIGGERS: [&str; 3] = ["rowclaim_guard", "rowclaim_capture", "rowclaim_truncate"];
 
 /// Only the table's owner may; superusers are owners of everything.
 fn check_owner(relid: pg_sys::Oid) -> Result<()> {
@@ -104,7 +104,7 @@ pub fn enable(relid: pg_sys::Oid, wanted: &Wanted) -> Result<()> {
     }
     check_columns(relid, &table, wanted)?;
     add_columns(relid, &table, wanted)?;
-    add_triggers(&table, wanted);
+    add_triggers(&table);
     spi::run(
         "INSERT INTO rowclaim.enabled_table
                 (relid, claiming, committing, journal, untracked, owner_column, version_column, draft_column,
@@ -275,27 +275,17 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
     Ok(())
 }
 
-fn add_triggers(table: &str, wanted: &Wanted) {
-    let (owner, version, draft) =
-        (quote_identifier(&wanted.owner), quote_identifier(&wanted.version), quote_identifier(&wanted.draft));
-    ddl(&format!(
-        "CREATE TRIGGER rowclaim_guard BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION rowclaim.guard()"
-    ));
-    ddl(&format!(
-        "CREATE TRIGGER rowclaim_capture AFTER INSERT OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION rowclaim.capture()"
-    ));
-    // Rows that are dirty already queue no event.
-    ddl(&format!(
-        "CREATE TRIGGER rowclaim_capture_update AFTER UPDATE ON {table} FOR EACH ROW
-         WHEN (OLD.{draft} IS DISTINCT FROM NEW.{draft} OR OLD.{owner} IS DISTINCT FROM NEW.{owner}
-               OR NEW.{version} IS DISTINCT FROM OLD.{version} + 1)
-         EXECUTE FUNCTION rowclaim.capture()"
-    ));
-    ddl(&format!(
-        "CREATE TRIGGER rowclaim_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION rowclaim.capture()"
-    ));
-    for trigger in TRIGGERS {
-        ddl(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"));
+fn add_triggers(table: &str) {
+    // No WHEN conditions: the server would parse them anew for every statement.
+    for (name, when, level, function) in [
+        ("rowclaim_guard", "BEFORE UPDATE OR DELETE", "ROW", "guard"),
+        ("rowclaim_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", "capture"),
+        ("rowclaim_truncate", "BEFORE TRUNCATE", "STATEMENT", "capture"),
+    ] {
+        ddl(&format!(
+            "CREATE TRIGGER {name} {when} ON {table} FOR EACH {level} EXECUTE FUNCTION rowclaim.{function}()"
+        ));
+        ddl(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}"));
     }
 }
 

@@ -119,7 +119,8 @@ pub fn changes(table: &Table, old: Values, new: Values) -> Changes {
     result
 }
 
-fn same(table: &Table, index: usize, old: Values, new: Values) -> bool {
+/// Is an attribute stored the same in both versions of a row?
+pub fn same(table: &Table, index: usize, old: Values, new: Values) -> bool {
     match (old.get(index), new.get(index)) {
         (None, None) => true,
         // SAFETY: non-null values of the column.

@@ -12,7 +12,6 @@ mod capture;
 mod claim;
 mod codec;
 mod commit;
-mod ddl;
 mod diff;
 mod draft;
 mod enable;

@@ -78,6 +78,8 @@ pub struct Table {
     pub owner_column: usize,
     pub version_column: usize,
     pub version_is_int4: bool,
+    /// The constant default of the version column: what a new row starts with.
+    pub version_default: i64,
     pub draft_column: usize,
     /// Attribute indexes (0-based) of the primary key, in key order.
     pub key: Vec<usize>,
@@ -272,6 +274,7 @@ struct Settings {
     untracked: Vec<String>,
     owner: String,
     version: String,
+    version_default: i64,
     draft: String,
 }
 
@@ -281,7 +284,9 @@ fn settings(relid: pg_sys::Oid) -> Option<Settings> {
     for root in family {
         let found = spi::first(
             "SELECT t.claiming, t.committing, t.journal, t.untracked::text[], t.owner_column::text,
-                    t.version_column::text, t.draft_column::text, j.id
+                    t.version_column::text, t.draft_column::text, j.id,
+                    (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d JOIN pg_attribute a
+                     ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE a.attrelid = t.relid AND a.attname = t.version_column)
              FROM rowclaim.enabled_table t JOIN rowclaim.journal_config j ON j.name = t.journal
              WHERE t.relid = $1",
             &[Arg::oid(root)],
@@ -296,6 +301,7 @@ fn settings(relid: pg_sys::Oid) -> Option<Settings> {
                 version: row.text(6).unwrap_or_default(),
                 draft: row.text(7).unwrap_or_default(),
                 journal_id: row.get::<i32>(8).unwrap_or_default(),
+                version_default: row.text(9).and_then(|expression| expression.parse().ok()).unwrap_or(1),
             },
         );
         if found.is_some() {
@@ -476,6 +482,7 @@ unsafe fn describe(relation: pg_sys::Relation, settings: Settings, memory: pg_sy
         owner_column: owner.ok_or_else(|| missing(&settings.owner))?,
         version_column: version.ok_or_else(|| missing(&settings.version))?,
         version_is_int4,
+        version_default: settings.version_default,
         draft_column: draft.ok_or_else(|| missing(&settings.draft))?,
         key: index_columns(key_index),
         key_index,

@@ -53,12 +53,6 @@ impl SqlCall {
         self.datum(n).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
-    /// The node that says how the function is called, if not as a plain function.
-    pub fn context(&self) -> *mut pg_sys::Node {
-        // SAFETY: fcinfo is the live call.
-        unsafe { (*self.fcinfo).context }
-    }
-
     /// The actual type of argument `n`, for polymorphic arguments.
     pub fn arg_type(&self, n: i32) -> pg_sys::Oid {
         // SAFETY: flinfo is set for every call from SQL.

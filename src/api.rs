@@ -8,7 +8,7 @@ use crate::draft;
 use crate::enable;
 use crate::error::{Error, Result};
 use crate::journal::{self, Journal};
-use crate::key::Key;
+use crate::key::{key_datums, Key};
 use crate::pg::call::SqlCall;
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
@@ -396,7 +396,7 @@ sql_function! {
     pg_finfo_rowclaim_row_image, rowclaim_row_image, |call| (|| {
         let key: String = call.arg(1).ok_or_else(|| invalid("key", "the key is null"))?;
         let mut rows = Rows::open(target(call, 0)?)?;
-        let datums = commit::key_datums(&rows.table, &key)?;
+        let datums = key_datums(&rows.table, &key)?;
         if rows.find(&datums, Look::Latest)?.is_none() {
             return Ok(call.null());
         }

@@ -2,12 +2,13 @@
 //! and refuse what slipped past the guard (forged ownership columns, triggers that fire after it).
 
 use crate::actor;
-use crate::claim;
 use crate::codec;
 use crate::draft::{self, Event as Fact, Stamp, Touch};
+use crate::entry::{entries, Entry};
 use crate::error::{check, Error, Result};
-use crate::guard::{changes, held_by, same, version_datum, version_of, Ownership};
+use crate::holder::{self, held_by};
 use crate::image;
+use crate::ownership::{changes, same, version_datum, version_of, Ownership};
 use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
 use crate::pg::row::{Look, Rows};
@@ -53,45 +54,6 @@ pub unsafe extern "C-unwind" fn rowclaim_capture(fcinfo: pg_sys::FunctionCallInf
 fn refused(call: &Call, problem: String, hint: &str) -> Error {
     let root = Table::find(call.relid()).ok().flatten().map_or(call.relid(), |table| table.root);
     Error::OperationRefused { table: crate::table::qualified_name(root), problem, hint: hint.into() }
-}
-
-/// The draft entries of rows: `rowclaim.draft_row`.
-pub fn entries() -> Store {
-    Store::open(c"draft_row", c"draft_row_key")
-}
-
-/// An entry of `rowclaim.draft_row`.
-pub struct Entry {
-    pub op: u8,
-    pub draft: i64,
-    pub base: Option<String>,
-    pub version: Option<i64>,
-    /// The partition the base image is from.
-    pub leaf: pg_sys::Oid,
-}
-
-impl Entry {
-    pub fn of(found: &Found) -> Entry {
-        Entry {
-            draft: found.i64(2).unwrap_or_default(),
-            op: found.char(3).unwrap_or(b'u'),
-            base: found.text(4),
-            version: found.i64(5),
-            leaf: found.get(6).map_or(pg_sys::InvalidOid, |d| pg_sys::Oid::from(d.value() as u32)),
-        }
-    }
-
-    fn row(&self, root: pg_sys::Oid, key: &str) -> [Option<pg_sys::Datum>; 7] {
-        [
-            Some(pg_sys::Datum::from(root.to_u32())),
-            Some(text_datum(key)),
-            Some(pg_sys::Datum::from(self.draft)),
-            Some(pg_sys::Datum::from(self.op as i8)),
-            self.base.as_deref().map(text_datum),
-            self.version.map(pg_sys::Datum::from),
-            Some(pg_sys::Datum::from(self.leaf.to_u32())),
-        ]
-    }
 }
 
 /// The base image of a row. Values stored out of line that `new` keeps are left out: the draft
@@ -174,7 +136,7 @@ fn insert(call: &Call) -> Result<()> {
     draft::ensure_header(&table, id);
     if let Some(old_key) = moved {
         if given.owner.is_some() {
-            claim::rekey(table.root, &old_key, &key);
+            holder::rekey(table.root, &old_key, &key);
         }
         return rekey(&table, &old_key, &key, id, None, &me);
     }
@@ -195,7 +157,7 @@ fn insert(call: &Call) -> Result<()> {
             let version = former.version;
             store.update(&found, &Entry { op, draft: id, ..former }.row(table.root, &key));
             // The row is the former one changed: its claim and its version go on.
-            if let Some(owner) = claim::owner(table.root, &key).filter(|owner| **owner == *me) {
+            if let Some(owner) = holder::owner(table.root, &key).filter(|owner| **owner == *me) {
                 set.push((Own::Owner, Some(text_datum(&owner))));
             }
             if let Some(version) = version.and_then(|v| v.checked_add(1)) {
@@ -281,7 +243,7 @@ fn update(call: &Call) -> Result<()> {
     };
     let new_key = if changed.key { codec::key_text(&table, new) } else { old_key.clone() };
     if changed.key && before.owner.is_some() {
-        claim::rekey(table.root, &old_key, &new_key);
+        holder::rekey(table.root, &old_key, &new_key);
     }
     let first = draft::status(&table, before.draft, &me) == Stamp::Clean;
     if table.committing == Committing::Transaction {

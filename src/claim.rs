@@ -4,17 +4,18 @@
 //! expiry, reason). Both change together, always the row first, so that two claimers meet at the row.
 
 use crate::actor;
-use crate::capture::{entries, Entry};
 use crate::codec;
 use crate::draft::{self, DraftKey, Stamp};
-use crate::error::{spaced, Error, Holder, Result};
-use crate::guard::Ownership;
+use crate::entry::{entries, Entry};
+use crate::error::{spaced, Error, Result};
+use crate::holder::{claim_of, draft_holder, find, holder, owner, store, Claim};
 use crate::key::Key;
 use crate::notify;
+use crate::ownership::Ownership;
 use crate::pg::owner::{caller, AsCaller, AsOwner};
 use crate::pg::row::{wait_for, Look, Rows, Written};
-use crate::pg::spi::{self, Arg, Row, Sees};
-use crate::pg::store::{text_datum, Store};
+use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::store::text_datum;
 use crate::pg::xact;
 use crate::restore;
 use crate::settings;
@@ -51,98 +52,6 @@ pub struct Outcome {
     pub expires_at: Option<i64>,
     pub row_version: Option<i64>,
     pub message: String,
-}
-
-/// A row of `rowclaim.claim`.
-#[derive(Clone)]
-pub struct Claim {
-    pub owner: String,
-    token: i64,
-    claimed_at: i64,
-    expires_at: Option<i64>,
-}
-
-impl Claim {
-    fn expired(&self) -> bool {
-        self.expires_at.is_some_and(|at| at <= xact::clock())
-    }
-}
-
-fn store() -> Store {
-    Store::open(c"claim", c"claim_pkey")
-}
-
-/// The claim on a row.
-pub fn find(root: pg_sys::Oid, key: &str) -> Option<Claim> {
-    let found = store().find(root, key)?;
-    Some(Claim {
-        owner: found.text(2).unwrap_or_default(),
-        token: found.i64(3).unwrap_or_default(),
-        claimed_at: found.i64(4).unwrap_or_default(),
-        expires_at: found.i64(5),
-    })
-}
-
-/// The owner of the claim on a row.
-pub fn owner(root: pg_sys::Oid, key: &str) -> Option<String> {
-    find(root, key).map(|claim| claim.owner)
-}
-
-/// Who holds a row by a claim, for people.
-pub fn holder(root: pg_sys::Oid, key: &str) -> Option<Holder> {
-    spi::first(
-        "SELECT owner, rowclaim.utc(claimed_at), rowclaim.utc(expires_at), reason
-         FROM rowclaim.claim WHERE relid = $1 AND key = $2",
-        &[Arg::oid(root), Arg::str(key)],
-        Sees::Latest,
-        |row| Holder {
-            owner: row.text(1).unwrap_or_default(),
-            since: row.text(2),
-            expires_at: row.text(3),
-            claim_reason: row.text(4),
-        },
-    )
-}
-
-/// Who holds a row by uncommitted changes, for people.
-pub fn draft_holder(draft: DraftKey, who: &str) -> Holder {
-    let since = spi::first(
-        "SELECT rowclaim.utc(started_at) FROM rowclaim.draft WHERE id = $1 AND journal_id = $2",
-        &[Arg::i64(draft.0), Arg::i32(draft.1)],
-        Sees::Latest,
-        |row| row.text(1),
-    );
-    Holder { owner: who.to_owned(), since: since.flatten(), ..Holder::default() }
-}
-
-/// The claim follows its row to another key.
-pub fn rekey(root: pg_sys::Oid, old: &str, new: &str) {
-    spi::run(
-        "UPDATE rowclaim.claim SET key = $3 WHERE relid = $1 AND key = $2",
-        &[Arg::oid(root), Arg::str(old), Arg::str(new)],
-    );
-}
-
-/// As [`rekey`] for rows that may exchange their keys: all claims leave before any arrives.
-pub fn rekey_all(moves: &[(pg_sys::Oid, String, String)]) {
-    if moves.is_empty() {
-        return;
-    }
-    let texts =
-        |pick: fn(&(pg_sys::Oid, String, String)) -> String| Arg::texts(&moves.iter().map(pick).collect::<Vec<_>>());
-    spi::run(
-        "WITH m AS (SELECT * FROM ROWS FROM (unnest($1::text[]), unnest($2::text[]), unnest($3::text[])) m(relid, was, is_now)),
-              gone AS (DELETE FROM rowclaim.claim c USING m WHERE c.relid = m.relid::oid AND c.key = m.was
-                       RETURNING c.*, m.is_now)
-         INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at, expires_at, reason)
-         SELECT relid, is_now, owner, token, claimed_at, expires_at, reason FROM gone ORDER BY token",
-        &[texts(|m| m.0.to_u32().to_string()), texts(|m| m.1.clone()), texts(|m| m.2.clone())],
-    );
-}
-
-/// The claim ends with its row.
-pub fn forget(root: pg_sys::Oid, key: &str) {
-    spi::run("DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2", &[Arg::oid(root), Arg::str(key)]);
 }
 
 fn next_token() -> i64 {
@@ -536,15 +445,6 @@ fn lock_header(draft: DraftKey) -> bool {
         "SELECT 1 FROM rowclaim.draft WHERE id = $1 AND journal_id = $2 FOR UPDATE",
         &[Arg::i64(draft.0), Arg::i32(draft.1)],
     ) > 0
-}
-
-fn claim_of(row: &Row) -> Claim {
-    Claim {
-        owner: row.text(1).unwrap_or_default(),
-        token: row.i64(2).unwrap_or_default(),
-        claimed_at: row.timestamp(3).unwrap_or_default(),
-        expires_at: row.timestamp(4),
-    }
 }
 
 /// `claim_rows()`: all or nothing. One outcome per key, in the order asked.

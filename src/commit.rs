@@ -2,17 +2,17 @@
 //! changes to the journal.
 
 use crate::actor;
-use crate::claim;
 use crate::codec;
 use crate::diff::{self, Op};
-use crate::draft::{self, DraftKey, Event};
-use crate::error::{Error, Result};
-use crate::guard::{version_datum, version_of};
+use crate::draft::{self, Event};
+use crate::error::{check, Error, Result};
+use crate::holder;
 use crate::image::{self, Image};
 use crate::journal::{Head, Journal};
+use crate::key::key_datums;
 use crate::notify;
 use crate::order::Order;
-use crate::pg::fixed::FixedOutput;
+use crate::ownership::{version_datum, version_of};
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::Scratch;
 use crate::pg::owner::AsOwner;
@@ -60,22 +60,6 @@ impl Source {
         let rows = Rows::open(root)?;
         Ok(Source { name: rows.table.name(), rows })
     }
-}
-
-/// Key values in key order, read from the canonical key text.
-pub fn key_datums(table: &Table, key: &str) -> Result<Vec<pg_sys::Datum>> {
-    let image = image::parse_image(key)?;
-    let _fixed = FixedOutput::enter(table.settings_matter);
-    table
-        .key
-        .iter()
-        .map(|&index| {
-            let missing = || Error::InvalidChangeset { problem: format!("key {key} does not fit {}", table.name()) };
-            let column = table.column(index).ok_or_else(missing)?;
-            let raw = image::value(&image, &column.name).ok_or_else(missing)?;
-            codec::read_value(column, raw)?.ok_or_else(missing)
-        })
-        .collect()
 }
 
 impl Changes {
@@ -173,10 +157,10 @@ impl Changes {
     /// transaction gets its owner back.
     fn end_claims(&mut self) -> Result<()> {
         for (root, key) in std::mem::take(&mut self.deleted) {
-            claim::forget(root, &key);
+            holder::forget(root, &key);
         }
         for (root, key, version) in std::mem::take(&mut self.reborn) {
-            let owner = claim::owner(root, &key);
+            let owner = holder::owner(root, &key);
             let source = self.source(root)?;
             let key = key_datums(&source.rows.table, &key)?;
             if source.rows.find(&key, Look::Latest)?.is_some() {
@@ -197,45 +181,6 @@ fn tracked<'a>(table: &Table, image: &Image<'a>) -> Image<'a> {
     image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
 }
 
-/// The open drafts of an actor in a journal.
-///
-/// Waits for other sessions of the actor that are writing to one of them, because later changes may
-/// depend on it. A transaction that has taken an earlier draft itself leaves theirs out instead:
-/// two such sessions would wait for each other.
-pub fn take_drafts(actor: &str, journal: &Journal) -> Vec<DraftKey> {
-    let mut drafts = Vec::new();
-    let args = [Arg::str(actor), Arg::i32(journal.id)];
-    let visit = |row: &spi::Row| drafts.extend(row.i64(1).map(|id| (id, journal.id)));
-    if draft::holds_earlier(journal.id) {
-        spi::query(
-            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE SKIP LOCKED",
-            &args,
-            Sees::Transaction,
-            visit,
-        );
-    } else {
-        spi::query(
-            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE",
-            &args,
-            Sees::Transaction,
-            visit,
-        );
-    }
-    drafts
-}
-
-/// Deletes the headers: every row stamped with them is clean from now on.
-pub fn close_drafts(drafts: &[DraftKey]) {
-    let ids: Vec<i64> = drafts.iter().map(|d| d.0).collect();
-    if let Some(journal) = drafts.first().map(|d| d.1) {
-        spi::run(
-            "DELETE FROM rowclaim.draft WHERE id = ANY ($1) AND journal_id = $2",
-            &[Arg::ids(&ids), Arg::i32(journal)],
-        );
-        draft::closed_here(drafts);
-    }
-}
-
 /// `commit_changes()`: the whole draft of the current actor in a journal as one changeset.
 ///
 /// Returns its seq, or `None` when there was nothing to commit.
@@ -245,7 +190,7 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
     let journal = Journal::find(journal)?;
     xact::bump_command();
     let serial = base.is_some() || journal.require_current;
-    let drafts = take_drafts(&actor, &journal);
+    let drafts = draft::take_drafts(&actor, journal.id);
     let mut seq = None;
     if !drafts.is_empty() {
         let mode = if serial { Mode::Exclusive } else { Mode::Share };
@@ -266,7 +211,7 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
         );
         each_row(&mut cursor, |touched| changes.add(&touched))?;
         drop(cursor);
-        close_drafts(&drafts);
+        draft::close_drafts(&drafts);
         if changes.spool.len() > 0 {
             let head = Head { kind: "changeset", actor: &actor, base, message };
             seq = Some(changes.append(&journal, &head)?);
@@ -338,7 +283,7 @@ fn warn_of_stash(actor: &str, journal: &str) {
 
 /// The changes of `transaction` tables, as changesets of their journals and actors, just before
 /// the transaction commits.
-pub fn commit_transaction(events: Vec<Event>) -> Result<()> {
+fn commit_transaction(events: Vec<Event>) -> Result<()> {
     let _snapshot = ActiveSnapshot::latest();
     let _owner = AsOwner::enter();
     xact::bump_command();
@@ -412,4 +357,18 @@ fn net(events: Vec<Event>) -> Result<Vec<(Group, Touched)>> {
         }
     }
     Ok(rows.into_iter().flatten().collect())
+}
+
+/// What is left to do just before commit or PREPARE TRANSACTION (which allows no NOTIFY).
+pub fn before_commit(prepare: bool) {
+    let (events, notices) = draft::take_pending();
+    if !events.is_empty() {
+        check(commit_transaction(events));
+    }
+    // A changeset made just now is announced too.
+    let (_, more) = draft::take_pending();
+    if !prepare && !(notices.is_empty() && more.is_empty()) {
+        let _snapshot = ActiveSnapshot::latest();
+        notices.iter().chain(&more).for_each(|payload| notify::send(payload));
+    }
 }

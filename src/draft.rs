@@ -6,7 +6,6 @@
 //! row is dirty. Tables with `committing => 'transaction'` have no header: their stamp means
 //! something only to the transaction that set it.
 
-use crate::actor;
 use crate::pg::ffi::nextval;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::xact::{self, SubId};
@@ -231,8 +230,47 @@ pub fn holds_earlier(journal_id: i32) -> bool {
     with(|tx| tx.touched.iter().any(|(draft, t)| draft.1 == journal_id && t.0 == Touch::Keep))
 }
 
+/// The open drafts of an actor in a journal.
+///
+/// Waits for other sessions of the actor that are writing to one of them, because later changes may
+/// depend on it. A transaction that has taken an earlier draft itself leaves theirs out instead:
+/// two such sessions would wait for each other.
+pub fn take_drafts(actor: &str, journal_id: i32) -> Vec<DraftKey> {
+    let mut drafts = Vec::new();
+    let args = [Arg::str(actor), Arg::i32(journal_id)];
+    let visit = |row: &spi::Row| drafts.extend(row.i64(1).map(|id| (id, journal_id)));
+    if holds_earlier(journal_id) {
+        spi::query(
+            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE SKIP LOCKED",
+            &args,
+            Sees::Transaction,
+            visit,
+        );
+    } else {
+        spi::query(
+            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE",
+            &args,
+            Sees::Transaction,
+            visit,
+        );
+    }
+    drafts
+}
+
+/// Deletes the headers: every row stamped with them is clean from now on.
+pub fn close_drafts(drafts: &[DraftKey]) {
+    let ids: Vec<i64> = drafts.iter().map(|d| d.0).collect();
+    if let Some(journal) = drafts.first().map(|d| d.1) {
+        spi::run(
+            "DELETE FROM rowclaim.draft WHERE id = ANY ($1) AND journal_id = $2",
+            &[Arg::ids(&ids), Arg::i32(journal)],
+        );
+        closed_here(drafts);
+    }
+}
+
 /// Remembers that this transaction deleted these headers: new writes need a new id.
-pub fn closed_here(drafts: &[DraftKey]) {
+fn closed_here(drafts: &[DraftKey]) {
     let sub = xact::current_sub();
     with(|tx| {
         for draft in drafts {
@@ -252,6 +290,18 @@ pub fn record(event: Event) {
         }
         tx.events.push(event);
     });
+}
+
+/// What `transaction` tables captured and what is to be announced; asked for once, before commit.
+pub fn take_pending() -> (Vec<Event>, Vec<String>) {
+    if !BUSY.with(Cell::get) {
+        return Default::default();
+    }
+    with(|tx| {
+        tx.marks.clear();
+        let notices = std::mem::take(&mut tx.notices).into_iter().map(|(payload, _)| payload).collect();
+        (std::mem::take(&mut tx.events), notices)
+    })
 }
 
 /// Notes that the guard let an UPDATE change the key of a partition's row; the row may be about
@@ -288,26 +338,6 @@ pub fn announce(payload: String) {
     with(|tx| tx.notices.push((payload, sub)));
 }
 
-/// Turns what `transaction` tables captured into changesets and sends announcements; called just
-/// before commit or PREPARE TRANSACTION (which allows no NOTIFY).
-pub fn before_commit(prepare: bool) {
-    if !BUSY.with(Cell::get) {
-        return;
-    }
-    let events = with(|tx| {
-        tx.marks.clear();
-        std::mem::take(&mut tx.events)
-    });
-    if !events.is_empty() {
-        crate::error::check(crate::commit::commit_transaction(events));
-    }
-    let notices = with(|tx| std::mem::take(&mut tx.notices));
-    if !notices.is_empty() && !prepare {
-        let _snapshot = xact::ActiveSnapshot::latest();
-        notices.iter().for_each(|(payload, _)| crate::notify::send(payload));
-    }
-}
-
 /// Forgets which drafts are closed; called from a cache callback.
 pub fn forget_closed() {
     CLOSED.with(|closed| {
@@ -317,12 +347,8 @@ pub fn forget_closed() {
     });
 }
 
-/// The transaction ended. After a rollback what was seen of journals may not be true.
-pub fn after_transaction(aborted: bool) {
-    actor::forget();
-    if aborted {
-        crate::journal::forget();
-    }
+/// The transaction ended.
+pub fn after_transaction() {
     if BUSY.with(|busy| busy.replace(false)) {
         let old = TRANSACTION.with(|tx| std::mem::take(&mut *tx.borrow_mut()));
         drop(old);
@@ -370,7 +396,6 @@ pub fn after_sub(sub: SubId, parent: Option<SubId>) {
                 }
             }
             tx.moved.retain(|_, m| m.1 != sub);
-            crate::journal::forget();
         }
     });
 }

@@ -1,6 +1,7 @@
 //! Enabling and disabling claims on a table, and creating journals.
 
 use crate::error::{Error, Result};
+use crate::key::key_datums;
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
@@ -353,7 +354,7 @@ fn release_everybody(relid: pg_sys::Oid) -> Result<()> {
     });
     let mut rows = Rows::open(relid)?;
     for key in keys {
-        let key = crate::commit::key_datums(&rows.table, &key)?;
+        let key = key_datums(&rows.table, &key)?;
         if rows.find(&key, Look::Latest)?.is_some() {
             let column = rows.leaf_table().owner_column;
             rows.write(&[(column, None)]);

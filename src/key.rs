@@ -141,6 +141,11 @@ impl Key {
         Ok(Key { datums })
     }
 
+    /// From the canonical text.
+    pub fn from_canonical(table: &Table, key: &str) -> Result<Key> {
+        Ok(Key { datums: key_datums(table, key)? })
+    }
+
     /// The canonical text: `{"id":42}`.
     pub fn text(&self, table: &Table) -> String {
         codec::key_text_of(table, |index| {
@@ -161,6 +166,22 @@ impl Key {
         }
         (parts.join(" AND "), args)
     }
+}
+
+/// Key values in key order, read from the canonical key text.
+pub fn key_datums(table: &Table, key: &str) -> Result<Vec<pg_sys::Datum>> {
+    let image = image::parse_image(key)?;
+    let _fixed = FixedOutput::enter(table.settings_matter);
+    table
+        .key
+        .iter()
+        .map(|&index| {
+            let missing = || Error::InvalidChangeset { problem: format!("key {key} does not fit {}", table.name()) };
+            let column = table.column(index).ok_or_else(missing)?;
+            let raw = image::value(&image, &column.name).ok_or_else(missing)?;
+            codec::read_value(column, raw)?.ok_or_else(missing)
+        })
+        .collect()
 }
 
 /// A value's text under fixed settings.

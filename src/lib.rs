@@ -15,13 +15,16 @@ mod commit;
 mod diff;
 mod draft;
 mod enable;
+mod entry;
 mod error;
 mod guard;
+mod holder;
 mod image;
 mod journal;
 mod key;
 mod notify;
 mod order;
+mod ownership;
 mod pg;
 mod release;
 mod restore;
@@ -41,6 +44,25 @@ pub extern "C-unwind" fn _PG_init() {
     // pgrx would put a backtrace into the DETAIL of errors when the server's environment asks for one.
     std::env::set_var("RUST_LIB_BACKTRACE", "0");
     settings::register();
-    table::register();
-    pg::xact::register();
+    table::register(|| {
+        draft::forget_closed();
+        journal::forget();
+        pg::owner::forget();
+    });
+    pg::xact::register(pg::xact::Hooks {
+        before_commit: commit::before_commit,
+        after_transaction: |aborted| {
+            actor::forget();
+            if aborted {
+                journal::forget();
+            }
+            draft::after_transaction();
+        },
+        after_sub: |sub, parent| {
+            if parent.is_none() {
+                journal::forget();
+            }
+            draft::after_sub(sub, parent);
+        },
+    });
 }

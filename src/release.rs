@@ -1,14 +1,15 @@
 //! Letting go of claims: by their owner, after a commit, or for an absent actor; and renewing them.
 
 use crate::actor;
-use crate::capture::{entries, Entry};
-use crate::claim::{find, forget, Ttl, Wish};
+use crate::claim::{Ttl, Wish};
 use crate::codec;
 use crate::draft::{self, Stamp};
+use crate::entry::{entries, Entry};
 use crate::error::{Error, Result};
-use crate::guard::{held_by, Ownership};
+use crate::holder::{find, forget, held_by};
 use crate::key::Key;
 use crate::notify;
+use crate::ownership::Ownership;
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
@@ -114,7 +115,7 @@ fn release_all(me: &str, target: Option<pg_sys::Oid>, journal: Option<&str>, kee
         }
         let Some(rows) = open.as_mut() else { continue };
         let _entered = scratch.enter();
-        let key = Key { datums: crate::commit::key_datums(&rows.table, &text)? };
+        let key = Key::from_canonical(&rows.table, &text)?;
         released += i64::from(release_in(rows, &actor, &key, keep_dirty)?);
     }
     Ok(released)

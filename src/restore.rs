@@ -2,18 +2,19 @@
 //! whose changes go to the stash.
 
 use crate::actor;
-use crate::capture::Entry;
-use crate::claim::{self, Ttl};
+use crate::claim::Ttl;
 use crate::codec;
-use crate::commit::{close_drafts, key_datums, take_drafts};
 use crate::diff;
 use crate::draft::DraftKey;
+use crate::draft::{close_drafts, take_drafts};
+use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::guard::version_datum;
+use crate::holder;
 use crate::image::{self, Image};
 use crate::journal::Journal;
-use crate::key::Key;
+use crate::key::{key_datums, Key};
 use crate::notify;
+use crate::ownership::version_datum;
 use crate::pg::fixed::FixedOutput;
 use crate::pg::owner::AsOwner;
 use crate::pg::row::{Look, Rows};
@@ -104,7 +105,7 @@ impl Batch {
             if present {
                 self.rows(root)?.delete();
             }
-            claim::forget(root, key);
+            holder::forget(root, key);
             return Ok(None);
         };
         let base = image::parse_image(base_text)?;
@@ -113,7 +114,7 @@ impl Batch {
             self.rekeyed.push((root, key.to_owned(), base_key.clone()));
         }
         let claimed = match owner {
-            Owner::Claim => claim::owner(root, key),
+            Owner::Claim => holder::owner(root, key),
             Owner::Set(name) => Some(name.to_owned()),
         };
         let version = entry.version.unwrap_or(1);
@@ -173,7 +174,7 @@ impl Batch {
             }
         }
         xact::bump_command();
-        claim::rekey_all(&self.rekeyed);
+        holder::rekey_all(&self.rekeyed);
         for rows in self.tables.values_mut() {
             rows.finish();
         }
@@ -326,7 +327,7 @@ pub fn discard_changes(journal: &str, target: Option<pg_sys::Oid>, key: Option<&
         _ => None,
     };
     let journal = Journal::find(journal)?;
-    let drafts = take_drafts(&actor::current(), &journal);
+    let drafts = take_drafts(&actor::current(), journal.id);
     let target = table.as_ref().map(|t| t.root);
     let count = Selection { drafts: &drafts, target, key: key.as_deref(), stash: None }.put_back()?;
     if target.is_none() {

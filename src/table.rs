@@ -104,6 +104,7 @@ impl Drop for Table {
 thread_local! {
     // The table of drafts, to notice that the extension went away.
     static HOME: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    static FORGET: Cell<Option<fn()>> = const { Cell::new(None) };
     // None: looked up and not enabled.
     static CACHE: RefCell<HashMap<u32, Option<Rc<Table>>>> = RefCell::new(HashMap::new());
 }
@@ -122,14 +123,16 @@ unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid)
     });
     if relid == pg_sys::InvalidOid || relid == HOME.with(Cell::get) {
         // The extension may have been dropped and created anew: ids start again.
-        crate::draft::forget_closed();
-        crate::journal::forget();
-        crate::pg::owner::forget();
+        if let Some(forget) = FORGET.with(Cell::get) {
+            forget();
+        }
     }
 }
 
-/// Registers the relation cache callback; called once per backend.
-pub fn register() {
+/// Registers the relation cache callback; called once per backend. `forget` drops what other
+/// modules have learnt about this installation of the extension.
+pub fn register(forget: fn()) {
+    FORGET.with(|cell| cell.set(Some(forget)));
     // SAFETY: a static function and no argument.
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0)) };
 }

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
 pub type SubId = pg_sys::SubTransactionId;
@@ -93,14 +94,35 @@ impl Drop for ActiveSnapshot {
     }
 }
 
+/// What the extension does around transactions.
+#[derive(Clone, Copy)]
+pub struct Hooks {
+    /// `true`: before PREPARE TRANSACTION.
+    pub before_commit: fn(bool),
+    /// `true`: it was rolled back.
+    pub after_transaction: fn(bool),
+    /// The subtransaction and, if it was committed, its parent.
+    pub after_sub: fn(SubId, Option<SubId>),
+}
+
+thread_local! {
+    static HOOKS: Cell<Option<Hooks>> = const { Cell::new(None) };
+}
+
+fn hooks(call: impl FnOnce(Hooks)) {
+    if let Some(hooks) = HOOKS.with(Cell::get) {
+        call(hooks);
+    }
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn on_xact(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT => crate::draft::before_commit(false),
-        XACT_EVENT_PRE_PREPARE => crate::draft::before_commit(true),
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => crate::draft::after_transaction(false),
-        XACT_EVENT_ABORT => crate::draft::after_transaction(true),
+        XACT_EVENT_PRE_COMMIT => hooks(|hooks| (hooks.before_commit)(false)),
+        XACT_EVENT_PRE_PREPARE => hooks(|hooks| (hooks.before_commit)(true)),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => hooks(|hooks| (hooks.after_transaction)(false)),
+        XACT_EVENT_ABORT => hooks(|hooks| (hooks.after_transaction)(true)),
         _ => {}
     }
 }
@@ -114,13 +136,15 @@ unsafe extern "C-unwind" fn on_subxact(
 ) {
     use pg_sys::SubXactEvent::*;
     match event {
-        SUBXACT_EVENT_COMMIT_SUB => crate::draft::after_sub(sub, Some(parent)),
-        SUBXACT_EVENT_ABORT_SUB => crate::draft::after_sub(sub, None),
+        SUBXACT_EVENT_COMMIT_SUB => hooks(|hooks| (hooks.after_sub)(sub, Some(parent))),
+        SUBXACT_EVENT_ABORT_SUB => hooks(|hooks| (hooks.after_sub)(sub, None)),
         _ => {}
     }
 }
 
-pub fn register() {
+/// Registers the callbacks; called once per backend.
+pub fn register(hooks: Hooks) {
+    HOOKS.with(|cell| cell.set(Some(hooks)));
     // SAFETY: the callbacks are static functions; registered once, from _PG_init.
     unsafe {
         pg_sys::RegisterXactCallback(Some(on_xact), std::ptr::null_mut());

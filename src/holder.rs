@@ -1,0 +1,123 @@
+//! Who holds a row: the rows of `rowclaim.claim`, and holders as errors name them.
+
+use crate::draft::{DraftKey, Stamp};
+use crate::error::{Error, Holder};
+use crate::ownership::Ownership;
+use crate::pg::owner::user;
+use crate::pg::spi::{self, Arg, Row, Sees};
+use crate::pg::store::Store;
+use crate::pg::xact;
+use crate::table::Table;
+use pgrx::pg_sys;
+
+/// A row of `rowclaim.claim`.
+#[derive(Clone)]
+pub struct Claim {
+    pub owner: String,
+    pub token: i64,
+    pub claimed_at: i64,
+    pub expires_at: Option<i64>,
+}
+
+impl Claim {
+    pub fn expired(&self) -> bool {
+        self.expires_at.is_some_and(|at| at <= xact::clock())
+    }
+}
+
+/// The table of claims.
+pub fn store() -> Store {
+    Store::open(c"claim", c"claim_pkey")
+}
+
+/// The claim on a row.
+pub fn find(root: pg_sys::Oid, key: &str) -> Option<Claim> {
+    let found = store().find(root, key)?;
+    Some(Claim {
+        owner: found.text(2).unwrap_or_default(),
+        token: found.i64(3).unwrap_or_default(),
+        claimed_at: found.i64(4).unwrap_or_default(),
+        expires_at: found.i64(5),
+    })
+}
+
+/// The owner of the claim on a row.
+pub fn owner(root: pg_sys::Oid, key: &str) -> Option<String> {
+    find(root, key).map(|claim| claim.owner)
+}
+
+/// Who holds a row by a claim, for people.
+pub fn holder(root: pg_sys::Oid, key: &str) -> Option<Holder> {
+    spi::first(
+        "SELECT owner, rowclaim.utc(claimed_at), rowclaim.utc(expires_at), reason
+         FROM rowclaim.claim WHERE relid = $1 AND key = $2",
+        &[Arg::oid(root), Arg::str(key)],
+        Sees::Latest,
+        |row| Holder {
+            owner: row.text(1).unwrap_or_default(),
+            since: row.text(2),
+            expires_at: row.text(3),
+            claim_reason: row.text(4),
+        },
+    )
+}
+
+/// Who holds a row by uncommitted changes, for people.
+pub fn draft_holder(draft: DraftKey, who: &str) -> Holder {
+    let since = spi::first(
+        "SELECT rowclaim.utc(started_at) FROM rowclaim.draft WHERE id = $1 AND journal_id = $2",
+        &[Arg::i64(draft.0), Arg::i32(draft.1)],
+        Sees::Latest,
+        |row| row.text(1),
+    );
+    Holder { owner: who.to_owned(), since: since.flatten(), ..Holder::default() }
+}
+
+/// The claim follows its row to another key.
+pub fn rekey(root: pg_sys::Oid, old: &str, new: &str) {
+    spi::run(
+        "UPDATE rowclaim.claim SET key = $3 WHERE relid = $1 AND key = $2",
+        &[Arg::oid(root), Arg::str(old), Arg::str(new)],
+    );
+}
+
+/// As [`rekey`] for rows that may exchange their keys: all claims leave before any arrives.
+pub fn rekey_all(moves: &[(pg_sys::Oid, String, String)]) {
+    if moves.is_empty() {
+        return;
+    }
+    let texts =
+        |pick: fn(&(pg_sys::Oid, String, String)) -> String| Arg::texts(&moves.iter().map(pick).collect::<Vec<_>>());
+    spi::run(
+        "WITH m AS (SELECT * FROM ROWS FROM (unnest($1::text[]), unnest($2::text[]), unnest($3::text[])) m(relid, was, is_now)),
+              gone AS (DELETE FROM rowclaim.claim c USING m WHERE c.relid = m.relid::oid AND c.key = m.was
+                       RETURNING c.*, m.is_now)
+         INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at, expires_at, reason)
+         SELECT relid, is_now, owner, token, claimed_at, expires_at, reason FROM gone ORDER BY token",
+        &[texts(|m| m.0.to_u32().to_string()), texts(|m| m.1.clone()), texts(|m| m.2.clone())],
+    );
+}
+
+/// The claim ends with its row.
+pub fn forget(root: pg_sys::Oid, key: &str) {
+    spi::run("DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2", &[Arg::oid(root), Arg::str(key)]);
+}
+
+/// The error for a row that `who` holds.
+pub fn held_by(table: &Table, key: &str, who: &str, stamp: &Stamp, held: &Ownership) -> Error {
+    let holder = match (stamp, held.draft) {
+        (Stamp::Other(_), Some(id)) if held.owner.as_deref() != Some(who) => draft_holder((id, table.journal_id), who),
+        _ => holder(table.root, key).unwrap_or_else(|| Holder { owner: who.into(), ..Holder::default() }),
+    };
+    Error::RowHeld { row: table.row_name(key, user()), holder: Box::new(holder) }
+}
+
+/// A claim from (owner, token, claimed_at, expires_at).
+pub fn claim_of(row: &Row) -> Claim {
+    Claim {
+        owner: row.text(1).unwrap_or_default(),
+        token: row.i64(2).unwrap_or_default(),
+        claimed_at: row.timestamp(3).unwrap_or_default(),
+        expires_at: row.timestamp(4),
+    }
+}

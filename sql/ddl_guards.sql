@@ -76,22 +76,21 @@ CREATE FUNCTION rowclaim.rename_in(image text, old name, new name) RETURNS text
         FROM pg_catalog.json_each(image::json) WITH ORDINALITY e(key, value, n);
     END;
 
--- Row triggers reach partitions by themselves; TRUNCATE triggers do not.
+-- Row triggers reach partitions by themselves; TRUNCATE triggers do not. What has been done is
+-- remembered, so that restoring a dump does not meet triggers it is about to create.
 CREATE FUNCTION rowclaim.guard_partitions(root regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     this  rowclaim.enabled_table;
     leaf  regclass;
+    tree  regclass[] := ARRAY(SELECT t.relid FROM pg_catalog.pg_partition_tree(root) t WHERE t.relid <> root);
     owned boolean;
 BEGIN
     SELECT * INTO this FROM rowclaim.enabled_table WHERE relid = root;
-    FOR leaf IN
-        SELECT t.relid FROM pg_catalog.pg_partition_tree(root) t
-        WHERE t.relid <> root AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = 'rowclaim_truncate')
-    LOOP
-        -- These commands fire this function again, which may have been here already.
-        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = leaf AND g.tgname = 'rowclaim_truncate');
+    -- The commands below fire this function again: it finds nothing left to do.
+    UPDATE rowclaim.enabled_table SET partitions = tree WHERE relid = root AND partitions <> tree;
+    FOREACH leaf IN ARRAY tree LOOP
+        CONTINUE WHEN leaf = ANY (this.partitions);
         EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %I IS NOT NULL)', leaf, this.owner_column) INTO owned;
         IF owned THEN
             PERFORM rowclaim.refuse(root::text, pg_catalog.format('%s has rows with an owner', leaf),
@@ -100,6 +99,10 @@ BEGIN
         EXECUTE pg_catalog.format('CREATE TRIGGER rowclaim_truncate BEFORE TRUNCATE ON %s
                                    FOR EACH STATEMENT EXECUTE FUNCTION rowclaim.capture()', leaf);
         EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rowclaim_truncate', leaf);
+    END LOOP;
+    FOREACH leaf IN ARRAY this.partitions LOOP
+        CONTINUE WHEN leaf = ANY (tree) OR NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = leaf);
+        EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS rowclaim_truncate ON %s', leaf);
     END LOOP;
 END $$;
 
@@ -167,7 +170,8 @@ BEGIN
     LOOP
         UPDATE rowclaim.draft_row r
         SET base = rowclaim.rename_in(r.base, c.was::name, c.is_now::name),
-            key = rowclaim.rename_in(r.key, c.was::name, c.is_now::name)
+            key = rowclaim.rename_in(r.key, c.was::name, c.is_now::name),
+            base_key = rowclaim.rename_in(r.base_key, c.was::name, c.is_now::name)
         WHERE r.relid = this.relid;
         UPDATE rowclaim.stash s
         SET base = rowclaim.rename_in(s.base, c.was::name, c.is_now::name),
@@ -285,16 +289,19 @@ BEGIN
         PERFORM rowclaim.refuse(name, pg_catalog.format('%s has claims and cannot take part in inheritance', name), undo);
     END IF;
     PERFORM rowclaim.follow_columns(this);
-    PERFORM rowclaim.guard_partitions(target);
     IF (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = target) = 'p' AND EXISTS (
         SELECT FROM rowclaim.claim c WHERE c.relid = target AND rowclaim.row_image(c.relid, c.key) IS NULL
            AND NOT EXISTS (SELECT FROM rowclaim.draft_row r WHERE r.relid = c.relid AND r.key = c.key)
         UNION ALL
         SELECT FROM rowclaim.draft_row r WHERE r.relid = target AND r.op <> 'd'
-           AND rowclaim.row_image(r.relid, r.key) IS NULL) THEN
+           AND rowclaim.row_image(r.relid, r.key) IS NULL
+        UNION ALL
+        SELECT FROM rowclaim.draft_row r WHERE r.relid = target AND r.base IS NOT NULL
+           AND r.leaf NOT IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)) THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('rows of a partition of %s are claimed or dirty', name),
             'Commit or discard and release them before you detach the partition.');
     END IF;
+    PERFORM rowclaim.guard_partitions(target);
 END $$;
 
 CREATE FUNCTION rowclaim.on_ddl_end() RETURNS event_trigger
@@ -334,12 +341,21 @@ BEGIN
             DELETE FROM rowclaim.enabled_table WHERE relid = d.objid;
             -- A dropped partition takes its rows, their drafts and claims with it.
             DELETE FROM rowclaim.draft_row WHERE leaf = d.objid AND op = 'd';
+            UPDATE rowclaim.enabled_table SET partitions = pg_catalog.array_remove(partitions, d.objid::regclass)
+            WHERE d.objid = ANY (partitions::oid[]);
         ELSIF d.object_type IN ('table column', 'trigger', 'table constraint') THEN
+            this := NULL;
             SELECT t.* INTO this FROM rowclaim.enabled_table t
             JOIN pg_catalog.pg_class k ON k.oid = t.relid
             JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace
             WHERE n.nspname = d.address_names[1] AND k.relname = d.address_names[2];
-            CONTINUE WHEN NOT FOUND;
+            IF NOT FOUND AND d.object_type = 'trigger' THEN
+                -- A partition's own trigger.
+                SELECT t.* INTO this FROM rowclaim.enabled_table t JOIN pg_catalog.pg_class k ON k.oid = ANY (t.partitions::oid[])
+                JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace
+                WHERE n.nspname = d.address_names[1] AND k.relname = d.address_names[2];
+            END IF;
+            CONTINUE WHEN this.relid IS NULL;
             IF d.object_type = 'trigger' AND d.address_names[3] IN
                ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate') THEN
                 PERFORM rowclaim.refuse(this.relid::text,

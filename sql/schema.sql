@@ -52,9 +52,11 @@ CREATE TABLE rowclaim.enabled_table (
     version_column name     NOT NULL,
     draft_column   name     NOT NULL,
     key_columns    name[]   NOT NULL,
+    partitions     regclass[] NOT NULL DEFAULT '{}',
     columns        jsonb    NOT NULL
 );
 COMMENT ON TABLE rowclaim.enabled_table IS 'The tables with claims and their settings.';
+COMMENT ON COLUMN rowclaim.enabled_table.partitions IS 'The partitions that have their TRUNCATE trigger.';
 COMMENT ON COLUMN rowclaim.enabled_table.columns IS 'Attribute number to name, to notice renamed columns.';
 
 CREATE SEQUENCE rowclaim.draft_id_seq;
@@ -76,11 +78,14 @@ CREATE TABLE rowclaim.draft_row (
     op           "char"   NOT NULL,
     base         text,
     base_version bigint,
-    leaf         regclass NOT NULL
+    leaf         regclass NOT NULL,
+    base_key     text     COLLATE "C"
 );
 CREATE UNIQUE INDEX draft_row_key ON rowclaim.draft_row (relid, key);
+CREATE UNIQUE INDEX draft_row_base_key ON rowclaim.draft_row (relid, base_key) WHERE base_key IS NOT NULL;
 CREATE INDEX draft_row_draft ON rowclaim.draft_row (draft);
 COMMENT ON TABLE rowclaim.draft_row IS 'Dirty rows: what each was when its draft began (NULL: it did not exist).';
+COMMENT ON COLUMN rowclaim.draft_row.base_key IS 'The key the row had when its draft began, if it has another now.';
 
 CREATE SEQUENCE rowclaim.token_seq;
 CREATE TABLE rowclaim.claim (

@@ -1,14 +1,15 @@
 //! The functions applications and DBAs call, from SQL arguments to the modules that do the work.
 
 use crate::actor;
-use crate::claim::{self, Claimer, Outcome, Ttl, Wish};
+use crate::claim::{self, Claimer, Outcome, Wish};
 use crate::codec;
 use crate::commit;
 use crate::draft;
 use crate::enable;
-use crate::error::{Error, Result};
+use crate::error::{shortened, Error, Result};
 use crate::journal::{self, Journal};
 use crate::key::{key_datums, Key};
+use crate::lease::Ttl;
 use crate::pg::call::SqlCall;
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
@@ -25,7 +26,9 @@ use pgrx::IntoDatum;
 
 const DAY: i64 = 86_400_000_000;
 /// Longer times to live and waits are taken for mistakes.
-const LONGEST: i64 = 1_000 * 366 * DAY;
+const LONGEST: i64 = 1_000 * YEAR;
+/// A year of 365.25 days; a month is a twelfth of it.
+const YEAR: i64 = 31_557_600_000_000;
 
 fn invalid(parameter: &'static str, problem: impl Into<String>) -> Error {
     Error::InvalidParameter { parameter, problem: problem.into() }
@@ -39,7 +42,7 @@ fn target(call: SqlCall, n: usize) -> Result<pg_sys::Oid> {
 /// An interval in microseconds, with months and days at their nominal length.
 fn span(parameter: &'static str, (months, days, micros): (i32, i32, i64)) -> Result<i64> {
     let total = i64::from(months)
-        .checked_mul(30 * DAY)
+        .checked_mul(YEAR / 12)
         .and_then(|m| m.checked_add(i64::from(days) * DAY))
         .and_then(|t| t.checked_add(micros));
     total
@@ -80,7 +83,7 @@ fn fields(outcome: &Outcome) -> [Option<pg_sys::Datum>; 7] {
         outcome.claimed_at.and_then(IntoDatum::into_datum),
         outcome.expires_at.and_then(IntoDatum::into_datum),
         outcome.row_version.and_then(IntoDatum::into_datum),
-        Some(text_datum(&outcome.message)),
+        Some(text_datum(&shortened(outcome.message.clone()))),
     ]
 }
 

@@ -4,7 +4,7 @@
 use crate::actor;
 use crate::codec;
 use crate::draft::{self, Event as Fact, Stamp, Touch};
-use crate::entry::{entries, Entry};
+use crate::entry::{entries, entries_by_base_key, Entry};
 use crate::error::{check, Error, Result};
 use crate::holder::{self, held_by};
 use crate::image;
@@ -71,6 +71,7 @@ fn base_image(table: &Table, old: Values, new: Option<Values>) -> String {
             _ => true,
         }
     });
+    codec::check_size(table, &image);
     image
 }
 
@@ -78,7 +79,7 @@ fn record_base(table: &Table, key: String, base: Option<String>, version: Option
     draft::record(Fact::Base {
         root: table.root,
         key,
-        base,
+        base: base.map(|image| draft::keep_image(&image)),
         version,
         actor: actor::current(),
         journal: table.journal.clone(),
@@ -105,6 +106,20 @@ fn own_entry(table: &Table, store: &Store, key: &str, me: &Rc<str>) -> Result<Op
             Ok(if still > 0 { store.find(table.root, key) } else { None })
         }
         _ => Ok(Some(found)),
+    }
+}
+
+/// A key that a row has left in somebody else's draft is theirs until they commit.
+fn check_base_key(table: &Table, key: &str, me: &Rc<str>) -> Result<()> {
+    let Some(found) = entries_by_base_key().find_by(table.root, key, 7) else { return Ok(()) };
+    let draft = Entry::of(&found).draft;
+    let stamp = draft::status(table, Some(draft), me);
+    match &stamp {
+        Stamp::Other(who) if settings::enforce() => {
+            let held = Ownership { owner: None, version: 0, draft: Some(draft) };
+            Err(held_by(table, key, who, &stamp, &held))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -135,9 +150,6 @@ fn insert(call: &Call) -> Result<()> {
     };
     draft::ensure_header(&table, id);
     if let Some(old_key) = moved {
-        if given.owner.is_some() {
-            holder::rekey(table.root, &old_key, &key);
-        }
         return rekey(&table, &old_key, &key, id, None, &me);
     }
     if table.committing == Committing::Transaction {
@@ -148,8 +160,8 @@ fn insert(call: &Call) -> Result<()> {
     let mut set: Vec<(Own, Option<pg_sys::Datum>)> = Vec::new();
     match own_entry(&table, &store, &key, &me)? {
         None => {
-            let entry = Entry { op: b'i', draft: id, base: None, version: None, leaf: table.relid };
-            store.insert(&entry.row(table.root, &key));
+            check_base_key(&table, &key, &me)?;
+            store.insert(&Entry::inserted(id, table.relid).row(table.root, &key));
         }
         Some(found) => {
             let former = Entry::of(&found);
@@ -204,16 +216,18 @@ fn complete(table: &Rc<Table>, row: Values, set: &[(Own, Option<pg_sys::Datum>)]
 fn update(call: &Call) -> Result<()> {
     let table = Table::enabled(call.relid())?;
     let (old, new) = (call.row(), call.new_row());
+    let me = actor::current();
     let next = version_of(&table, old).and_then(|version| version.checked_add(1));
     if next.is_some()
         && version_of(&table, new) == next
         && same(&table, table.draft_column, old, new)
         && same(&table, table.owner_column, old, new)
+        && table.key.iter().all(|&index| same(&table, index, old, new))
+        && draft::status(&table, old.get(table.draft_column).map(|d| d.value() as i64), &me) != Stamp::Clean
     {
         // Dirty before, and its draft knows what it was.
         return Ok(());
     }
-    let me = actor::current();
     let (before, after) = (Ownership::of(&table, old), Ownership::of(&table, new));
     let old_key = codec::key_text(&table, old);
     let protected = |index: usize| Error::ProtectedColumn {
@@ -227,7 +241,11 @@ fn update(call: &Call) -> Result<()> {
         return Err(protected(table.version_column));
     }
     let changed = changes(&table, old, new);
-    if before.draft == after.draft {
+    let first = draft::status(&table, before.draft, &me) == Stamp::Clean;
+    if first && changed.tracked && before.draft == after.draft && after.version != before.version {
+        return Err(protected(table.draft_column));
+    }
+    if before.draft == after.draft || changed.tracked && after.version == before.version {
         if changed.tracked && after.version == before.version || changed.key {
             return Err(refused(
                 call,
@@ -242,24 +260,17 @@ fn update(call: &Call) -> Result<()> {
         _ => return Err(protected(table.draft_column)),
     };
     let new_key = if changed.key { codec::key_text(&table, new) } else { old_key.clone() };
-    if changed.key && before.owner.is_some() {
-        holder::rekey(table.root, &old_key, &new_key);
-    }
-    let first = draft::status(&table, before.draft, &me) == Stamp::Clean;
     if table.committing == Committing::Transaction {
         if first || changed.external {
             let base = base_image(&table, old, Some(new));
             record_base(&table, old_key.clone(), Some(base), Some(before.version));
         }
-        if changed.key {
-            draft::record(Fact::Rekey { root: table.root, old: old_key, new: new_key });
-        }
-        return Ok(());
+        return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
     draft::ensure_header(&table, id);
     if first {
         let base = base_image(&table, old, Some(new));
-        let entry = Entry { op: b'u', draft: id, base: Some(base), version: Some(before.version), leaf: table.relid };
+        let entry = Entry::touched(b'u', id, base, Some(before.version), table.relid);
         entries().insert(&entry.row(table.root, &old_key));
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
@@ -277,10 +288,16 @@ fn rekey(
     me: &Rc<str>,
 ) -> Result<()> {
     if table.committing == Committing::Transaction {
+        if old_key != new_key {
+            holder::rekey(table.root, old_key, new_key);
+        }
         draft::record(Fact::Rekey { root: table.root, old: old_key.into(), new: new_key.into() });
         return Ok(());
     }
     let store = entries();
+    if old_key != new_key {
+        check_base_key(table, new_key, me)?;
+    }
     let existed = store.find(table.root, old_key).is_some();
     let Some(found) = own_entry(table, &store, old_key, me)? else {
         let (base, version) = match images {
@@ -289,9 +306,16 @@ fn rekey(
             // The row was inserted by this statement: its own event is to come.
             _ => (None, None),
         };
-        let op = if base.is_some() { b'u' } else { b'i' };
         if store.find(table.root, new_key).is_none() {
-            store.insert(&Entry { op, draft: id, base, version, leaf: table.relid }.row(table.root, new_key));
+            let mut entry = match base {
+                Some(base) => Entry::touched(b'u', id, base, version, table.relid),
+                None => Entry::inserted(id, table.relid),
+            };
+            entry.base_key = (entry.base.is_some() && old_key != new_key).then(|| old_key.to_owned());
+            store.insert(&entry.row(table.root, new_key));
+        }
+        if old_key != new_key {
+            holder::rekey(table.root, old_key, new_key);
         }
         return Ok(());
     };
@@ -304,16 +328,27 @@ fn rekey(
     }
     let taken = if old_key == new_key { None } else { own_entry(table, &store, new_key, me)? };
     let Some(taken) = taken else {
+        if old_key != new_key {
+            // The key the row had when its draft began stays taken.
+            let base_key = entry.base_key.take().or_else(|| entry.base.is_some().then(|| old_key.to_owned()));
+            entry.base_key = base_key.filter(|base_key| base_key != new_key);
+            holder::rekey(table.root, old_key, new_key);
+        }
         store.update(&found, &entry.row(table.root, new_key));
         return Ok(());
     };
     let tombstone = Entry::of(&taken);
     let op = if tombstone.base.is_some() { b'u' } else { b'i' };
     store.update(&taken, &Entry { op, draft: id, ..tombstone }.row(table.root, new_key));
-    if entry.base.is_some() {
-        store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, old_key));
-    } else {
-        store.delete(&found);
+    // The row takes the place of the deleted one; its own former key is now the deleted one.
+    holder::rekey(table.root, old_key, new_key);
+    if entry.base.is_none() {
+        holder::forget(table.root, old_key);
+    }
+    match entry.base_key.take() {
+        _ if entry.base.is_none() => store.delete(&found),
+        Some(base_key) => store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, &base_key)),
+        None => store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, old_key)),
     }
     Ok(())
 }
@@ -362,8 +397,8 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
         }
         let id = draft::current_id(me);
         draft::ensure_header(table, id);
-        let base = Some(base_image(table, row, None));
-        let entry = Entry { op: b'd', draft: id, base, version: version_of(table, row), leaf: table.relid };
+        let base = base_image(table, row, None);
+        let entry = Entry::touched(b'd', id, base, version_of(table, row), table.relid);
         store.insert(&entry.row(table.root, &key));
         return Ok(());
     };

@@ -10,6 +10,7 @@ use crate::entry::{entries, Entry};
 use crate::error::{spaced, Error, Result};
 use crate::holder::{claim_of, draft_holder, find, holder, owner, store, Claim};
 use crate::key::Key;
+use crate::lease::Ttl;
 use crate::notify;
 use crate::ownership::Ownership;
 use crate::pg::owner::{caller, AsCaller, AsOwner};
@@ -32,14 +33,6 @@ pub struct Wish {
     pub wait: i64,
     pub reason: Option<String>,
     pub steal: bool,
-}
-
-/// A time to live: calendar parts and microseconds, as in an interval.
-#[derive(Clone, Copy)]
-pub struct Ttl {
-    pub months: i32,
-    pub days: i32,
-    pub micros: i64,
 }
 
 /// The fields of `claim_result`.
@@ -69,7 +62,7 @@ impl Wish {
         let ttl = self.ttl.or_else(|| {
             settings::default_ttl().map(|seconds| Ttl { months: 0, days: 0, micros: seconds * 1_000_000 })
         })?;
-        Some(restore::add_interval(xact::clock(), ttl))
+        Some(ttl.after(xact::clock()))
     }
 }
 

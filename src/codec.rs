@@ -70,11 +70,11 @@ pub fn push_row(out: &mut String, table: &Table, row: Values, wanted: impl Fn(us
         }
     }
     out.push('}');
-    check_size(table, out);
 }
 
-/// The longest JSON text of a row or change; PostgreSQL's own limit for a value is a little higher.
-const SIZE_MAX: usize = 1_000_000_000;
+/// The longest JSON text of a row or change; PostgreSQL's own limit for a value is a little higher
+/// (one gigabyte).
+pub const SIZE_MAX: usize = 1_000_000_000;
 
 /// Refuses a row that is too large to be drafted or journaled.
 pub fn check_size(table: &Table, json: &str) {
@@ -90,7 +90,8 @@ pub fn check_size(table: &Table, json: &str) {
     }
 }
 
-/// The canonical text of a row's primary key: `{"id":42}`.
+/// The canonical text of a row's primary key: `{"id":42}`. Equal numbers have one text, however
+/// they are written in the row: 1.00 and 1.0, -0 and 0.
 pub fn key_text(table: &Table, row: Values) -> String {
     key_text_of(table, |index| row.get(index))
 }
@@ -109,7 +110,15 @@ pub fn key_text_of(table: &Table, value: impl Fn(usize) -> Option<pg_sys::Datum>
         };
         out.push_str(&column.label);
         match value(index) {
-            Some(datum) => push_value(&mut out, column, datum),
+            Some(datum) => {
+                let start = out.len();
+                push_value(&mut out, column, datum);
+                if matches!(column.form, Form::Numeric | Form::Float) {
+                    let text = image::plain_number(&out[start..]).to_owned();
+                    out.truncate(start);
+                    out.push_str(&text);
+                }
+            }
             None => out.push_str("null"),
         }
     }
@@ -117,7 +126,7 @@ pub fn key_text_of(table: &Table, value: impl Fn(usize) -> Option<pg_sys::Datum>
     out
 }
 
-/// The canonical key text in a row image.
+/// The key in a row image, as it is written there.
 pub fn key_in_image(table: &Table, image: &Image) -> String {
     let key = table.key.iter().filter_map(|&index| {
         let column = table.column(index)?;

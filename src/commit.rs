@@ -76,7 +76,9 @@ impl Changes {
         let source = self.source(touched.root)?;
         let table = source.rows.table.clone();
         let key = key_datums(&table, &touched.key)?;
-        let present = source.rows.find(&key, Look::Latest)?.is_some();
+        let mut present = source.rows.find(&key, Look::Latest)?.is_some();
+        // A key may be equal and yet another row's, written differently: 1.0 after 1.00 was deleted.
+        present = present && codec::key_text(&source.rows.leaf_table(), source.rows.values()) == touched.key;
         let base = touched.base.as_deref().map(image::parse_image).transpose()?;
         let mut text = String::new();
         let mut version = touched.version.unwrap_or_default();
@@ -99,7 +101,7 @@ impl Changes {
         let now = if present { Some(image::parse_image(&text)?) } else { None };
         let (op, key, old, new) = match (&base, &now) {
             (None, None) => return Ok(()),
-            (None, Some(now)) => (Op::Insert, touched.key.clone(), None, Some(now.clone())),
+            (None, Some(now)) => (Op::Insert, codec::key_in_image(&table, now), None, Some(now.clone())),
             (Some(base), None) => (Op::Delete, codec::key_in_image(&table, base), Some(tracked(&table, base)), None),
             (Some(base), Some(now)) => {
                 let (old, new) = diff::changed(base, now);
@@ -283,15 +285,15 @@ fn warn_of_stash(actor: &str, journal: &str) {
 
 /// The changes of `transaction` tables, as changesets of their journals and actors, just before
 /// the transaction commits.
-fn commit_transaction(events: Vec<Event>) -> Result<()> {
+fn commit_transaction(events: Vec<Event>, mut images: Spool) -> Result<()> {
     let _snapshot = ActiveSnapshot::latest();
     let _owner = AsOwner::enter();
     xact::bump_command();
-    let mut groups: Vec<(Group, Vec<Touched>)> = Vec::new();
-    for ((journal, actor), touched) in net(events)? {
-        match groups.iter_mut().find(|(group, _)| *group == (journal.clone(), actor.clone())) {
-            Some((_, rows)) => rows.push(touched),
-            None => groups.push(((journal, actor), vec![touched])),
+    let mut groups: Vec<(Group, Vec<NetRow>)> = Vec::new();
+    for (group, row) in net(events) {
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((group, vec![row])),
         }
     }
     for ((journal, actor), rows) in groups {
@@ -299,9 +301,12 @@ fn commit_transaction(events: Vec<Event>) -> Result<()> {
         Lock::Base { journal: journal.id }.acquire(Mode::Share);
         let mut changes = Changes::default();
         let scratch = Scratch::new();
-        for touched in rows {
+        for row in rows {
             let _entered = scratch.enter();
-            changes.add(&touched)?;
+            // A table dropped or disabled since has nothing to say.
+            if Table::find(row.root)?.is_some() {
+                changes.add(&row.touched(&mut images)?)?;
+            }
         }
         if changes.spool.len() > 0 {
             let head = Head { kind: "changeset", actor: &actor, base: None, message: settings::message() };
@@ -316,10 +321,35 @@ fn commit_transaction(events: Vec<Event>) -> Result<()> {
 /// Journal and actor of a changeset.
 type Group = (Rc<str>, Rc<str>);
 
-/// Replays the captured events: per row that was touched, its first base image under its
-/// present key, in order of first touch.
-fn net(events: Vec<Event>) -> Result<Vec<(Group, Touched)>> {
-    let mut rows: Vec<Option<(Group, Touched)>> = Vec::new();
+/// A row touched by the transaction: its base images, in order of capture.
+struct NetRow {
+    root: pg_sys::Oid,
+    key: String,
+    /// Numbers of images in the spool; empty: the row did not exist.
+    bases: Vec<u32>,
+    version: Option<i64>,
+}
+
+impl NetRow {
+    /// The first image counts; later ones add values stored out of line that it left out.
+    fn touched(self, images: &mut Spool) -> Result<Touched> {
+        let mut base: Option<String> = None;
+        for number in self.bases {
+            let mut image = String::new();
+            images.read(number as usize, &mut image);
+            base = Some(match base {
+                Some(first) => image::fill_missing(&first, &image)?,
+                None => image,
+            });
+        }
+        Ok(Touched { root: self.root, key: self.key, base, version: self.version })
+    }
+}
+
+/// Replays the captured events: per row that was touched its base images under its present key,
+/// in order of first touch.
+fn net(events: Vec<Event>) -> Vec<(Group, NetRow)> {
+    let mut rows: Vec<Option<(Group, NetRow)>> = Vec::new();
     let mut places: HashMap<(u32, String), usize> = HashMap::new();
     for event in events {
         match event {
@@ -328,19 +358,15 @@ fn net(events: Vec<Event>) -> Result<Vec<(Group, Touched)>> {
                 match places.get(&place).and_then(|&at| rows[at].as_mut()) {
                     None => {
                         places.insert(place, rows.len());
-                        rows.push(Some(((journal, actor), Touched { root, key, base, version })));
+                        let row = NetRow { root, key, bases: base.into_iter().collect(), version };
+                        rows.push(Some(((journal, actor), row)));
                     }
-                    Some((_, known)) => {
-                        if let (Some(first), Some(later)) = (&known.base, &base) {
-                            known.base = Some(image::fill_missing(first, later)?);
-                        }
-                    }
+                    Some((_, known)) if !known.bases.is_empty() => known.bases.extend(base),
+                    Some(_) => {}
                 }
             }
             Event::Rekey { root, old, new } => {
-                let Some(from) = places.get(&(root.to_u32(), old.clone())).copied() else {
-                    continue;
-                };
+                let Some(from) = places.get(&(root.to_u32(), old.clone())).copied() else { continue };
                 let taken = places.contains_key(&(root.to_u32(), new.clone()));
                 if !taken {
                     if let Some((_, row)) = rows[from].as_mut() {
@@ -348,7 +374,7 @@ fn net(events: Vec<Event>) -> Result<Vec<(Group, Touched)>> {
                     }
                     places.remove(&(root.to_u32(), old));
                     places.insert((root.to_u32(), new), from);
-                } else if rows[from].as_ref().is_some_and(|(_, row)| row.base.is_none()) {
+                } else if rows[from].as_ref().is_some_and(|(_, row)| row.bases.is_empty()) {
                     // A new row took the key of a deleted one: that row counts as changed.
                     rows[from] = None;
                     places.remove(&(root.to_u32(), old));
@@ -356,19 +382,19 @@ fn net(events: Vec<Event>) -> Result<Vec<(Group, Touched)>> {
             }
         }
     }
-    Ok(rows.into_iter().flatten().collect())
+    rows.into_iter().flatten().collect()
 }
 
 /// What is left to do just before commit or PREPARE TRANSACTION (which allows no NOTIFY).
 pub fn before_commit(prepare: bool) {
-    let (events, notices) = draft::take_pending();
+    let (events, images) = draft::take_events();
     if !events.is_empty() {
-        check(commit_transaction(events));
+        check(commit_transaction(events, images));
     }
-    // A changeset made just now is announced too.
-    let (_, more) = draft::take_pending();
-    if !prepare && !(notices.is_empty() && more.is_empty()) {
-        let _snapshot = ActiveSnapshot::latest();
-        notices.iter().chain(&more).for_each(|payload| notify::send(payload));
+    let notices = draft::take_notices();
+    if prepare || notices.is_empty() {
+        return;
     }
+    let _snapshot = ActiveSnapshot::latest();
+    notices.iter().for_each(|payload| notify::send(payload));
 }

@@ -8,6 +8,7 @@
 
 use crate::pg::ffi::nextval;
 use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::spool::Spool;
 use crate::pg::xact::{self, SubId};
 use crate::table::{Committing, Table};
 use pgrx::pg_sys;
@@ -51,15 +52,9 @@ struct Current {
 
 /// One captured fact of a `transaction` table, in order of happening.
 pub enum Event {
-    /// A row was touched for the first time in this transaction; `None`: it did not exist.
-    Base {
-        root: pg_sys::Oid,
-        key: String,
-        base: Option<String>,
-        version: Option<i64>,
-        actor: Rc<str>,
-        journal: Rc<str>,
-    },
+    /// A row was touched for the first time in this transaction; `base` is the number of its image
+    /// ([`keep_image`]), `None`: it did not exist.
+    Base { root: pg_sys::Oid, key: String, base: Option<u32>, version: Option<i64>, actor: Rc<str>, journal: Rc<str> },
     /// A row's key changed.
     Rekey { root: pg_sys::Oid, old: String, new: String },
 }
@@ -80,6 +75,7 @@ struct Transaction {
     touched: HashMap<DraftKey, (Touch, SubId)>,
     closed: Vec<(DraftKey, SubId)>,
     events: Vec<Event>,
+    images: Spool,
     /// Length of `events` when a subtransaction captured its first one.
     marks: Vec<(SubId, usize)>,
     /// Announcements to send at commit.
@@ -292,15 +288,30 @@ pub fn record(event: Event) {
     });
 }
 
-/// What `transaction` tables captured and what is to be announced; asked for once, before commit.
-pub fn take_pending() -> (Vec<Event>, Vec<String>) {
+/// What `transaction` tables captured, with the spool of images; asked for once, before commit.
+pub fn take_events() -> (Vec<Event>, Spool) {
     if !BUSY.with(Cell::get) {
         return Default::default();
     }
     with(|tx| {
         tx.marks.clear();
-        let notices = std::mem::take(&mut tx.notices).into_iter().map(|(payload, _)| payload).collect();
-        (std::mem::take(&mut tx.events), notices)
+        (std::mem::take(&mut tx.events), std::mem::take(&mut tx.images))
+    })
+}
+
+/// What is to be announced at commit.
+pub fn take_notices() -> Vec<String> {
+    if !BUSY.with(Cell::get) {
+        return Vec::new();
+    }
+    with(|tx| std::mem::take(&mut tx.notices)).into_iter().map(|(payload, _)| payload).collect()
+}
+
+/// Keeps a base image for an [`Event`]; its number.
+pub fn keep_image(image: &str) -> u32 {
+    with(|tx| {
+        tx.images.push(image);
+        tx.images.len() as u32 - 1
     })
 }
 
@@ -350,8 +361,9 @@ pub fn forget_closed() {
 /// The transaction ended.
 pub fn after_transaction() {
     if BUSY.with(|busy| busy.replace(false)) {
-        let old = TRANSACTION.with(|tx| std::mem::take(&mut *tx.borrow_mut()));
-        drop(old);
+        let mut old = TRANSACTION.with(|tx| std::mem::take(&mut *tx.borrow_mut()));
+        // After a rollback the server closes the file itself.
+        old.images.abandon();
     }
 }
 

@@ -311,14 +311,14 @@ pub fn disable(relid: pg_sys::Oid, drop_columns: bool, force: bool) -> Result<()
         return Err(Error::UncommittedChanges {
             table: table.name(),
             row: None,
-            what: format!("{} has {dirty} rows with uncommitted changes", table.name()),
+            what: format!("{} has uncommitted changes in {dirty} row(s)", table.name()),
             hint: "Commit or discard them, or call disable_claims(…, force => true): they go to the stash.",
         });
     }
     if !force && claimed > 0 {
         return Err(Error::OperationRefused {
             table: table.name(),
-            problem: format!("{} has {claimed} claimed rows", table.name()),
+            problem: format!("{} has {claimed} claimed row(s)", table.name()),
             hint: "Release them, or call disable_claims(…, force => true).".into(),
         });
     }

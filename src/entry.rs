@@ -16,9 +16,26 @@ pub struct Entry {
     pub version: Option<i64>,
     /// The partition the base image is from.
     pub leaf: pg_sys::Oid,
+    /// The key of the base image, if the row has another now.
+    pub base_key: Option<String>,
+}
+
+/// The same table by the key rows had when their draft began.
+pub fn entries_by_base_key() -> Store {
+    Store::open(c"draft_row", c"draft_row_base_key")
 }
 
 impl Entry {
+    /// A row that did not exist before its draft.
+    pub fn inserted(draft: i64, leaf: pg_sys::Oid) -> Entry {
+        Entry { op: b'i', draft, base: None, version: None, leaf, base_key: None }
+    }
+
+    /// A row at its first touch.
+    pub fn touched(op: u8, draft: i64, base: String, version: Option<i64>, leaf: pg_sys::Oid) -> Entry {
+        Entry { op, draft, base: Some(base), version, leaf, base_key: None }
+    }
+
     pub fn of(found: &Found) -> Entry {
         Entry {
             draft: found.i64(2).unwrap_or_default(),
@@ -26,11 +43,12 @@ impl Entry {
             base: found.text(4),
             version: found.i64(5),
             leaf: found.get(6).map_or(pg_sys::InvalidOid, |d| pg_sys::Oid::from(d.value() as u32)),
+            base_key: found.text(7),
         }
     }
 
     /// The entry as a row of the table, for `key` of the enabled table `root`.
-    pub fn row(&self, root: pg_sys::Oid, key: &str) -> [Option<pg_sys::Datum>; 7] {
+    pub fn row(&self, root: pg_sys::Oid, key: &str) -> [Option<pg_sys::Datum>; 8] {
         [
             Some(pg_sys::Datum::from(root.to_u32())),
             Some(text_datum(key)),
@@ -39,6 +57,7 @@ impl Entry {
             self.base.as_deref().map(text_datum),
             self.version.map(pg_sys::Datum::from),
             Some(pg_sys::Datum::from(self.leaf.to_u32())),
+            self.base_key.as_deref().map(text_datum),
         ]
     }
 }

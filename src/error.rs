@@ -124,6 +124,17 @@ pub fn spaced(key: &str) -> String {
     out
 }
 
+/// Messages quote what callers gave; a gigabyte of it helps nobody.
+pub fn shortened(mut message: String) -> String {
+    const LONGEST: usize = 1_000;
+    if message.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|&i| message.is_char_boundary(i)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
 impl Error {
     /// Raises the error in PostgreSQL; never returns.
     pub fn raise(self) -> ! {
@@ -269,6 +280,8 @@ impl From<Error> for ErrorReport {
         let mut object = Map::new();
         object.insert("reason".into(), json!(reason));
         object.extend(detail);
-        ErrorReport::new(code, message, "rowclaim").set_detail(Value::Object(object).to_string()).set_hint(hint)
+        ErrorReport::new(code, shortened(message), "rowclaim")
+            .set_detail(Value::Object(object).to_string())
+            .set_hint(hint)
     }
 }

@@ -73,8 +73,12 @@ pub fn draft_holder(draft: DraftKey, who: &str) -> Holder {
     Holder { owner: who.to_owned(), since: since.flatten(), ..Holder::default() }
 }
 
-/// The claim follows its row to another key.
+/// The claim follows its row to another key, unless the same owner has a claim there already: that
+/// of a deleted row whose place it takes. Then both stay, for both rows may come back.
 pub fn rekey(root: pg_sys::Oid, old: &str, new: &str) {
+    if find(root, old).is_none() || find(root, new).is_some() {
+        return;
+    }
     spi::run(
         "UPDATE rowclaim.claim SET key = $3 WHERE relid = $1 AND key = $2",
         &[Arg::oid(root), Arg::str(old), Arg::str(new)],

@@ -71,6 +71,19 @@ pub fn scalar_text(raw: &str) -> Result<Option<String>> {
     }
 }
 
+/// A number's text without zeros that do not count: `1.50` is `1.5`, `-0` is `0`.
+pub fn plain_number(text: &str) -> &str {
+    let plain = match text.contains('.') && !text.contains(['e', 'E']) {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => text,
+    };
+    if plain == "-0" {
+        "0"
+    } else {
+        plain
+    }
+}
+
 /// Joins two JSON objects that share no names.
 pub fn merge_objects(a: &str, b: &str) -> String {
     let inner = |text: &str| text.trim().trim_start_matches('{').len();
@@ -127,6 +140,13 @@ mod tests {
         assert_eq!(flat, [("a", "1.00"), ("b", "-0"), ("c", "null"), ("d\"", "\"x\"")]);
         assert!(parse_image("[1]").is_err());
         assert!(parse_image("{\"a\":1} x").is_err());
+    }
+
+    #[test]
+    fn equal_numbers_have_one_text() {
+        for (text, plain) in [("1.50", "1.5"), ("10", "10"), ("-0.00", "0"), ("1e-10", "1e-10"), ("100.0", "100")] {
+            assert_eq!(plain_number(text), plain);
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod holder;
 mod image;
 mod journal;
 mod key;
+mod lease;
 mod notify;
 mod order;
 mod ownership;

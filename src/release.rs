@@ -1,13 +1,14 @@
 //! Letting go of claims: by their owner, after a commit, or for an absent actor; and renewing them.
 
 use crate::actor;
-use crate::claim::{Ttl, Wish};
+use crate::claim::Wish;
 use crate::codec;
 use crate::draft::{self, Stamp};
 use crate::entry::{entries, Entry};
 use crate::error::{Error, Result};
 use crate::holder::{find, forget, held_by};
 use crate::key::Key;
+use crate::lease::Ttl;
 use crate::notify;
 use crate::ownership::Ownership;
 use crate::pg::owner::{user, AsOwner};

@@ -2,7 +2,6 @@
 //! whose changes go to the stash.
 
 use crate::actor;
-use crate::claim::Ttl;
 use crate::codec;
 use crate::diff;
 use crate::draft::DraftKey;
@@ -25,15 +24,6 @@ use crate::table::Table;
 use pgrx::pg_sys;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
-
-/// Adds a time to live to a moment, as `timestamptz + interval` does.
-pub fn add_interval(at: i64, ttl: Ttl) -> i64 {
-    let mut span = pg_sys::Interval { time: ttl.micros, day: ttl.days, month: ttl.months };
-    let args = [Some(pg_sys::Datum::from(at)), Some(pg_sys::Datum::from(std::ptr::addr_of_mut!(span) as usize))];
-    // SAFETY: a pure function of its two arguments; out-of-range results raise an error.
-    let sum = unsafe { pgrx::direct_function_call_as_datum(pg_sys::timestamptz_pl_interval, &args) };
-    sum.map_or(at, |sum| sum.value() as i64)
-}
 
 /// Who owns a row after it was put back.
 #[derive(Clone, Copy)]
@@ -109,7 +99,7 @@ impl Batch {
             return Ok(None);
         };
         let base = image::parse_image(base_text)?;
-        let base_key = codec::key_in_image(&table, &base);
+        let base_key = Key::from_canonical(&table, &codec::key_in_image(&table, &base))?.text(&table);
         if base_key != key {
             self.rekeyed.push((root, key.to_owned(), base_key.clone()));
         }
@@ -211,6 +201,17 @@ pub fn stash(rows: &mut Rows, key: &str, entry: &Entry, who: &str, cause: &str, 
         });
         image
     });
+    let mine = mine.filter(|image| {
+        let fits = image.len() <= codec::SIZE_MAX;
+        if !fits {
+            pgrx::warning!(
+                "the lost change of {} takes {} bytes and is too large for the stash",
+                table.name(),
+                image.len()
+            );
+        }
+        fits
+    });
     spi::run(
         "INSERT INTO rowclaim.stash (actor, journal, relid, key, op, base, mine, cause, reason, stashed_by)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -282,6 +283,7 @@ impl Selection<'_> {
                         base: row.text(3),
                         version: row.i64(4),
                         leaf: row.oid(7).unwrap_or(pg_sys::InvalidOid),
+                        base_key: None,
                     },
                 ));
             });

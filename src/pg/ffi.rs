@@ -48,14 +48,15 @@ pub fn swap_xmloption(value: i32) -> i32 {
 
 /// A temporary file that ends with the transaction.
 pub fn file_create() -> *mut pg_sys::BufFile {
-    // SAFETY: owned by the current resource owner; its state lives in the transaction's context.
+    // SAFETY: the file and its state belong to the transaction, not to the current subtransaction:
+    // what was written before must survive its rollback.
     unsafe {
-        let outer = std::mem::replace(
-            &mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext),
-            pg_sys::TopTransactionContext,
-        );
+        let outer = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+        pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
         let file = pg_sys::BufFileCreateTemp(false);
-        pg_sys::CurrentMemoryContext = outer;
+        pg_sys::CurrentMemoryContext = outer.0;
+        pg_sys::CurrentResourceOwner = outer.1;
         file
     }
 }

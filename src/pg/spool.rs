@@ -45,6 +45,11 @@ impl Spool {
         self.ends.push(end);
     }
 
+    /// Forgets the file without closing it: the transaction that owned it is over.
+    pub fn abandon(&mut self) {
+        self.file = None;
+    }
+
     /// Appends text `index` to `out`.
     pub fn read(&mut self, index: usize, out: &mut String) {
         let (start, size) = (self.start(index), self.size(index));

@@ -60,6 +60,11 @@ impl Store {
 
     /// Finds the entry of a row in what is committed by now plus this transaction's own writes.
     pub fn find(&self, relid: pg_sys::Oid, key: &str) -> Option<Found> {
+        self.find_by(relid, key, 1)
+    }
+
+    /// As [`Store::find`] by an index on relid and attribute `column` (0-based).
+    pub fn find_by(&self, relid: pg_sys::Oid, key: &str, column: i16) -> Option<Found> {
         // SAFETY: the scan keys match the index (relid oid, key text); the tuple is copied before
         // the scan ends.
         unsafe {
@@ -74,7 +79,7 @@ impl Store {
             );
             pg_sys::ScanKeyInit(
                 &mut keys[1],
-                2,
+                column + 1,
                 pg_sys::BTEqualStrategyNumber as u16,
                 pg_sys::Oid::from(pg_sys::F_TEXTEQ),
                 text,

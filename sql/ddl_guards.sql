@@ -128,16 +128,16 @@ CREATE FUNCTION rowclaim.remove_from(image text, name text) RETURNS text
 CREATE FUNCTION rowclaim.retype_in(target regclass, image text, name text, old_type text, new_type text) RETURNS text
     LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp SET extra_float_digits = 3 AS $$
 DECLARE
-    value text := image::json ->> name;
+    content text := image::json ->> name;
 BEGIN
-    IF value IS NULL THEN
+    IF content IS NULL THEN
         RETURN image;
     END IF;
-    EXECUTE pg_catalog.format('SELECT (($1::%s)::%s)::text', old_type, new_type) INTO value USING value;
+    EXECUTE pg_catalog.format('SELECT (($1::%s)::%s)::text', old_type, new_type) INTO content USING content;
     RETURN rowclaim.recode_image(target, (
         SELECT '{' || pg_catalog.string_agg(pg_catalog.to_json(e.key)::text || ':' || CASE
                    WHEN e.key <> retype_in.name THEN e.value::text
-                   ELSE coalesce(pg_catalog.to_json(value)::text, 'null') END, ',' ORDER BY e.n) || '}'
+                   ELSE coalesce(pg_catalog.to_json(content)::text, 'null') END, ',' ORDER BY e.n) || '}'
         FROM pg_catalog.json_each(image::json) WITH ORDINALITY e(key, value, n)));
 END $$;
 

@@ -3,7 +3,7 @@
 
 use crate::actor;
 use crate::codec;
-use crate::draft::{self, Event as Fact, Stamp, Touch};
+use crate::draft::{self, Stamp, Touch};
 use crate::entry::{entries, entries_by_base_key, Entry};
 use crate::error::{check, Error, Result};
 use crate::holder::{self, held_by};
@@ -75,15 +75,8 @@ fn base_image(table: &Table, old: Values, new: Option<Values>) -> String {
     image
 }
 
-fn record_base(table: &Table, key: String, base: Option<String>, version: Option<i64>) {
-    draft::record(Fact::Base {
-        root: table.root,
-        key,
-        base: base.map(|image| draft::keep_image(&image)),
-        version,
-        actor: actor::current(),
-        journal: table.journal.clone(),
-    });
+fn record_base(table: &Table, key: &str, base: Option<String>, version: Option<i64>) {
+    draft::record_base(table, &actor::current(), key, base.as_deref(), version);
 }
 
 /// The entry under a key, to be changed by the actor; `None` when there is none or its draft was
@@ -153,7 +146,7 @@ fn insert(call: &Call) -> Result<()> {
         return rekey(&table, &old_key, &key, id, None, &me);
     }
     if table.committing == Committing::Transaction {
-        record_base(&table, key, None, None);
+        record_base(&table, &key, None, None);
         return Ok(());
     }
     let store = entries();
@@ -241,7 +234,8 @@ fn update(call: &Call) -> Result<()> {
         return Err(protected(table.version_column));
     }
     let changed = changes(&table, old, new);
-    let first = draft::status(&table, before.draft, &me) == Stamp::Clean;
+    let stamp = draft::status(&table, before.draft, &me);
+    let first = stamp == Stamp::Clean;
     if first && changed.tracked && before.draft == after.draft && after.version != before.version {
         return Err(protected(table.draft_column));
     }
@@ -263,7 +257,7 @@ fn update(call: &Call) -> Result<()> {
     if table.committing == Committing::Transaction {
         if first || changed.external {
             let base = base_image(&table, old, Some(new));
-            record_base(&table, old_key.clone(), Some(base), Some(before.version));
+            record_base(&table, &old_key, Some(base), Some(before.version));
         }
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
@@ -274,35 +268,39 @@ fn update(call: &Call) -> Result<()> {
         entries().insert(&entry.row(table.root, &old_key));
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
-    rekey(&table, &old_key, &new_key, id, Some((old, new, before.version)), &me)
+    let images = Images { old, new, version: before.version, inserted_here: stamp == Stamp::Current };
+    rekey(&table, &old_key, &new_key, id, Some(images), &me)
+}
+
+/// The two versions of an updated row.
+struct Images {
+    old: Values,
+    new: Values,
+    version: i64,
+    /// The row may have been inserted by the running statement, its own event still to come.
+    inserted_here: bool,
 }
 
 /// The entry of a row follows it to a new key, to another draft, or gains values stored out of
-/// line (`images`: before and after, and the version before) that it did not have.
-fn rekey(
-    table: &Table,
-    old_key: &str,
-    new_key: &str,
-    id: i64,
-    images: Option<(Values, Values, i64)>,
-    me: &Rc<str>,
-) -> Result<()> {
+/// line that it did not have.
+fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Images>, me: &Rc<str>) -> Result<()> {
     if table.committing == Committing::Transaction {
         if old_key != new_key {
             holder::rekey(table.root, old_key, new_key);
         }
-        draft::record(Fact::Rekey { root: table.root, old: old_key.into(), new: new_key.into() });
+        draft::record_rekey(table, old_key, new_key);
         return Ok(());
     }
     let store = entries();
     if old_key != new_key {
         check_base_key(table, new_key, me)?;
     }
-    let existed = store.find(table.root, old_key).is_some();
     let Some(found) = own_entry(table, &store, old_key, me)? else {
         let (base, version) = match images {
             // Another session committed the draft: this is the first touch of a clean row.
-            Some((old, new, version)) if existed => (Some(base_image(table, old, Some(new))), Some(version)),
+            Some(Images { old, new, version, inserted_here: false }) => {
+                (Some(base_image(table, old, Some(new))), Some(version))
+            }
             // The row was inserted by this statement: its own event is to come.
             _ => (None, None),
         };
@@ -323,8 +321,8 @@ fn rekey(
     if entry.op == b'd' {
         entry.op = if entry.base.is_some() { b'u' } else { b'i' };
     }
-    if let (Some(base), Some((old, new, _))) = (&entry.base, images) {
-        entry.base = Some(add_missing(table, base, old, new)?);
+    if let (Some(base), Some(images)) = (&entry.base, images) {
+        entry.base = Some(add_missing(table, base, images.old, images.new)?);
     }
     let taken = if old_key == new_key { None } else { own_entry(table, &store, new_key, me)? };
     let Some(taken) = taken else {
@@ -381,10 +379,10 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
     let stamp = draft::status(table, held.draft, me);
     if table.committing == Committing::Transaction {
         if stamp == Stamp::Clean {
-            record_base(table, key, Some(base_image(table, row, None)), version_of(table, row));
+            record_base(table, &key, Some(base_image(table, row, None)), version_of(table, row));
         } else {
             // The image may lack values stored out of line; it gains them here.
-            record_base(table, key, Some(base_image(table, row, None)), None);
+            record_base(table, &key, Some(base_image(table, row, None)), None);
         }
         return Ok(());
     }

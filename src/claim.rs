@@ -409,6 +409,13 @@ impl Claimer {
                 }
                 return Ok(Some(self.granted(text, standing.held.version, wish)));
             };
+            // The holder's other sessions wait for the row from here on.
+            if standing.present {
+                if rows.write(&[]) == Written::Changed {
+                    return Ok(None);
+                }
+                xact::bump_command();
+            }
             let entry = Entry::of(&found);
             restore::stash(&mut rows, text, &entry, who, cause, wish.reason.as_deref())?;
             entries().delete(&found);

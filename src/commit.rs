@@ -4,7 +4,7 @@
 use crate::actor;
 use crate::codec;
 use crate::diff::{self, Op};
-use crate::draft::{self, Event};
+use crate::draft::{self, Captured, Event};
 use crate::error::{check, Error, Result};
 use crate::holder;
 use crate::image::{self, Image};
@@ -27,7 +27,6 @@ use crate::table::{Committing, Table};
 use pgrx::pg_sys;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
-use std::rc::Rc;
 
 /// A touched row: where it is now and what it was when the draft began.
 pub struct Touched {
@@ -285,27 +284,21 @@ fn warn_of_stash(actor: &str, journal: &str) {
 
 /// The changes of `transaction` tables, as changesets of their journals and actors, just before
 /// the transaction commits.
-fn commit_transaction(events: Vec<Event>, mut images: Spool) -> Result<()> {
+fn commit_transaction(mut captured: Captured) -> Result<()> {
     let _snapshot = ActiveSnapshot::latest();
     let _owner = AsOwner::enter();
     xact::bump_command();
-    let mut groups: Vec<(Group, Vec<NetRow>)> = Vec::new();
-    for (group, row) in net(events) {
-        match groups.iter_mut().find(|(known, _)| *known == group) {
-            Some((_, rows)) => rows.push(row),
-            None => groups.push((group, vec![row])),
-        }
-    }
-    for ((journal, actor), rows) in groups {
+    let rows = net(&mut captured);
+    for (group, (journal, actor)) in captured.groups.clone().into_iter().enumerate() {
         let journal = Journal::find(&journal)?;
         Lock::Base { journal: journal.id }.acquire(Mode::Share);
         let mut changes = Changes::default();
         let scratch = Scratch::new();
-        for row in rows {
+        for row in rows.iter().filter(|row| row.group == group as u32 && row.alive) {
             let _entered = scratch.enter();
             // A table dropped or disabled since has nothing to say.
             if Table::find(row.root)?.is_some() {
-                changes.add(&row.touched(&mut images)?)?;
+                changes.add(&row.touched(&mut captured)?)?;
             }
         }
         if changes.spool.len() > 0 {
@@ -318,78 +311,78 @@ fn commit_transaction(events: Vec<Event>, mut images: Spool) -> Result<()> {
     Ok(())
 }
 
-/// Journal and actor of a changeset.
-type Group = (Rc<str>, Rc<str>);
-
-/// A row touched by the transaction: its base images, in order of capture.
+/// A row touched by the transaction. Texts are numbers of the spool.
 struct NetRow {
     root: pg_sys::Oid,
-    key: String,
-    /// Numbers of images in the spool; empty: the row did not exist.
+    key: u32,
+    /// Its base images, in order of capture; empty: it did not exist.
     bases: Vec<u32>,
     version: Option<i64>,
+    group: u32,
+    alive: bool,
 }
 
 impl NetRow {
     /// The first image counts; later ones add values stored out of line that it left out.
-    fn touched(self, images: &mut Spool) -> Result<Touched> {
+    fn touched(&self, captured: &mut Captured) -> Result<Touched> {
         let mut base: Option<String> = None;
-        for number in self.bases {
-            let mut image = String::new();
-            images.read(number as usize, &mut image);
+        for &number in &self.bases {
+            let image = captured.text(number);
             base = Some(match base {
                 Some(first) => image::fill_missing(&first, &image)?,
                 None => image,
             });
         }
-        Ok(Touched { root: self.root, key: self.key, base, version: self.version })
+        Ok(Touched { root: self.root, key: captured.text(self.key), base, version: self.version })
     }
 }
 
 /// Replays the captured events: per row that was touched its base images under its present key,
 /// in order of first touch.
-fn net(events: Vec<Event>) -> Vec<(Group, NetRow)> {
-    let mut rows: Vec<Option<(Group, NetRow)>> = Vec::new();
-    let mut places: HashMap<(u32, String), usize> = HashMap::new();
-    for event in events {
+fn net(captured: &mut Captured) -> Vec<NetRow> {
+    let mut rows: Vec<NetRow> = Vec::new();
+    let mut places: HashMap<(u32, String), u32> = HashMap::new();
+    for event in std::mem::take(&mut captured.events) {
         match event {
-            Event::Base { root, key, base, version, actor, journal } => {
-                let place = (root.to_u32(), key.clone());
-                match places.get(&place).and_then(|&at| rows[at].as_mut()) {
-                    None => {
-                        places.insert(place, rows.len());
-                        let row = NetRow { root, key, bases: base.into_iter().collect(), version };
-                        rows.push(Some(((journal, actor), row)));
+            Event::Base { root, key, base, version, group } => {
+                match places.entry((root.to_u32(), captured.text(key))) {
+                    Slot::Vacant(free) => {
+                        free.insert(rows.len() as u32);
+                        let bases = base.into_iter().collect();
+                        rows.push(NetRow { root, key, bases, version, group, alive: true });
                     }
-                    Some((_, known)) if !known.bases.is_empty() => known.bases.extend(base),
-                    Some(_) => {}
+                    Slot::Occupied(known) => {
+                        let row = &mut rows[*known.get() as usize];
+                        if !row.bases.is_empty() {
+                            row.bases.extend(base);
+                        }
+                    }
                 }
             }
             Event::Rekey { root, old, new } => {
-                let Some(from) = places.get(&(root.to_u32(), old.clone())).copied() else { continue };
-                let taken = places.contains_key(&(root.to_u32(), new.clone()));
-                if !taken {
-                    if let Some((_, row)) = rows[from].as_mut() {
-                        row.key.clone_from(&new);
-                    }
-                    places.remove(&(root.to_u32(), old));
-                    places.insert((root.to_u32(), new), from);
-                } else if rows[from].as_ref().is_some_and(|(_, row)| row.bases.is_empty()) {
+                let (from, to) = ((root.to_u32(), captured.text(old)), (root.to_u32(), captured.text(new)));
+                let Some(at) = places.get(&from).copied() else { continue };
+                let row = &mut rows[at as usize];
+                if !places.contains_key(&to) {
+                    row.key = new;
+                    places.remove(&from);
+                    places.insert(to, at);
+                } else if from != to && row.bases.is_empty() {
                     // A new row took the key of a deleted one: that row counts as changed.
-                    rows[from] = None;
-                    places.remove(&(root.to_u32(), old));
+                    row.alive = false;
+                    places.remove(&from);
                 }
             }
         }
     }
-    rows.into_iter().flatten().collect()
+    rows
 }
 
 /// What is left to do just before commit or PREPARE TRANSACTION (which allows no NOTIFY).
 pub fn before_commit(prepare: bool) {
-    let (events, images) = draft::take_events();
-    if !events.is_empty() {
-        check(commit_transaction(events, images));
+    let captured = draft::take_captured();
+    if !captured.events.is_empty() {
+        check(commit_transaction(captured));
     }
     let notices = draft::take_notices();
     if prepare || notices.is_empty() {

@@ -50,13 +50,22 @@ struct Current {
     headers: Vec<(i32, SubId)>,
 }
 
-/// One captured fact of a `transaction` table, in order of happening.
+/// One captured fact of a `transaction` table, in order of happening. Texts are numbers of the
+/// spool: a transaction may touch millions of rows.
 pub enum Event {
-    /// A row was touched for the first time in this transaction; `base` is the number of its image
-    /// ([`keep_image`]), `None`: it did not exist.
-    Base { root: pg_sys::Oid, key: String, base: Option<u32>, version: Option<i64>, actor: Rc<str>, journal: Rc<str> },
+    /// A row was touched for the first time in this transaction; no `base`: it did not exist.
+    Base { root: pg_sys::Oid, key: u32, base: Option<u32>, version: Option<i64>, group: u32 },
     /// A row's key changed.
-    Rekey { root: pg_sys::Oid, old: String, new: String },
+    Rekey { root: pg_sys::Oid, old: u32, new: u32 },
+}
+
+/// What a transaction captured for its changesets.
+#[derive(Default)]
+pub struct Captured {
+    pub events: Vec<Event>,
+    pub texts: Spool,
+    /// Journal and actor of each changeset to be.
+    pub groups: Vec<(Rc<str>, Rc<str>)>,
 }
 
 /// The source half of a row that moves between partitions.
@@ -74,9 +83,8 @@ struct Transaction {
     current: Vec<Current>,
     touched: HashMap<DraftKey, (Touch, SubId)>,
     closed: Vec<(DraftKey, SubId)>,
-    events: Vec<Event>,
-    images: Spool,
-    /// Length of `events` when a subtransaction captured its first one.
+    captured: Captured,
+    /// Number of events when a subtransaction captured its first one.
     marks: Vec<(SubId, usize)>,
     /// Announcements to send at commit.
     notices: Vec<(String, SubId)>,
@@ -277,25 +285,61 @@ fn closed_here(drafts: &[DraftKey]) {
     });
 }
 
-/// Records a fact about a row of a `transaction` table.
-pub fn record(event: Event) {
-    let sub = xact::current_sub();
-    with(|tx| {
-        if tx.marks.last().is_none_or(|mark| mark.0 != sub) {
-            tx.marks.push((sub, tx.events.len()));
-        }
-        tx.events.push(event);
+/// Records that a row of a `transaction` table was touched, and what it was.
+pub fn record_base(table: &Table, actor: &Rc<str>, key: &str, base: Option<&str>, version: Option<i64>) {
+    record(|captured| {
+        let known = captured.groups.iter().position(|g| g.0 == table.journal && g.1 == *actor);
+        let group = known.unwrap_or_else(|| {
+            captured.groups.push((table.journal.clone(), actor.clone()));
+            captured.groups.len() - 1
+        });
+        let key = captured.keep(key);
+        let base = base.map(|base| captured.keep(base));
+        Event::Base { root: table.root, key, base, version, group: group as u32 }
     });
 }
 
-/// What `transaction` tables captured, with the spool of images; asked for once, before commit.
-pub fn take_events() -> (Vec<Event>, Spool) {
+/// Records that a row of a `transaction` table has another key.
+pub fn record_rekey(table: &Table, old: &str, new: &str) {
+    record(|captured| {
+        let (old, new) = (captured.keep(old), captured.keep(new));
+        Event::Rekey { root: table.root, old, new }
+    });
+}
+
+fn record(event: impl FnOnce(&mut Captured) -> Event) {
+    let sub = xact::current_sub();
+    with(|tx| {
+        if tx.marks.last().is_none_or(|mark| mark.0 != sub) {
+            tx.marks.push((sub, tx.captured.events.len()));
+        }
+        let event = event(&mut tx.captured);
+        tx.captured.events.push(event);
+    });
+}
+
+impl Captured {
+    fn keep(&mut self, text: &str) -> u32 {
+        self.texts.push(text);
+        self.texts.len() as u32 - 1
+    }
+
+    /// A text by its number.
+    pub fn text(&mut self, number: u32) -> String {
+        let mut text = String::new();
+        self.texts.read(number as usize, &mut text);
+        text
+    }
+}
+
+/// What `transaction` tables captured; asked for once, before commit.
+pub fn take_captured() -> Captured {
     if !BUSY.with(Cell::get) {
-        return Default::default();
+        return Captured::default();
     }
     with(|tx| {
         tx.marks.clear();
-        (std::mem::take(&mut tx.events), std::mem::take(&mut tx.images))
+        std::mem::take(&mut tx.captured)
     })
 }
 
@@ -305,14 +349,6 @@ pub fn take_notices() -> Vec<String> {
         return Vec::new();
     }
     with(|tx| std::mem::take(&mut tx.notices)).into_iter().map(|(payload, _)| payload).collect()
-}
-
-/// Keeps a base image for an [`Event`]; its number.
-pub fn keep_image(image: &str) -> u32 {
-    with(|tx| {
-        tx.images.push(image);
-        tx.images.len() as u32 - 1
-    })
 }
 
 /// Notes that the guard let an UPDATE change the key of a partition's row; the row may be about
@@ -363,7 +399,7 @@ pub fn after_transaction() {
     if BUSY.with(|busy| busy.replace(false)) {
         let mut old = TRANSACTION.with(|tx| std::mem::take(&mut *tx.borrow_mut()));
         // After a rollback the server closes the file itself.
-        old.images.abandon();
+        old.captured.texts.abandon();
     }
 }
 
@@ -404,7 +440,7 @@ pub fn after_sub(sub: SubId, parent: Option<SubId>) {
             tx.notices.retain(|n| n.1 != sub);
             if tx.marks.last().is_some_and(|m| m.0 == sub) {
                 if let Some((_, len)) = tx.marks.pop() {
-                    tx.events.truncate(len);
+                    tx.captured.events.truncate(len);
                 }
             }
             tx.moved.retain(|_, m| m.1 != sub);

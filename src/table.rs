@@ -4,6 +4,7 @@
 use crate::error::{Error, Result, RowName};
 use crate::order::Role;
 use crate::pg::ffi::partition_ancestors;
+use crate::pg::fixed::FixedOutput;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::value::Storage;
 use pgrx::pg_sys;
@@ -154,6 +155,7 @@ pub fn forget_all() {
 
 /// The schema-qualified name of a relation, quoted as PostgreSQL would.
 pub fn qualified_name(relid: pg_sys::Oid) -> String {
+    let _fixed = FixedOutput::enter(false);
     // SAFETY: the returned strings are palloc'd copies.
     unsafe {
         let name = pg_sys::get_rel_name(relid);

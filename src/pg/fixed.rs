@@ -13,6 +13,7 @@ pub struct FixedOutput {
     bytea: i32,
     xml: i32,
     array_nulls: bool,
+    quote_all: bool,
     zone: *mut pg_sys::pg_tz,
     guc_level: Option<i32>,
 }
@@ -53,6 +54,7 @@ impl FixedOutput {
                 bytea: swap_bytea_output(1),
                 xml: swap_xmloption(1),
                 array_nulls: pg_sys::Array_nulls,
+                quote_all: pg_sys::quote_all_identifiers,
                 zone: pg_sys::session_timezone,
                 guc_level,
             };
@@ -60,6 +62,7 @@ impl FixedOutput {
             pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
             pg_sys::extra_float_digits = 1;
             pg_sys::Array_nulls = true;
+            pg_sys::quote_all_identifiers = false;
             pg_sys::session_timezone = zone;
             guard
         }
@@ -74,6 +77,7 @@ impl Drop for FixedOutput {
             pg_sys::IntervalStyle = self.interval_style;
             pg_sys::extra_float_digits = self.float_digits;
             pg_sys::Array_nulls = self.array_nulls;
+            pg_sys::quote_all_identifiers = self.quote_all;
             pg_sys::session_timezone = self.zone;
             swap_bytea_output(self.bytea);
             swap_xmloption(self.xml);

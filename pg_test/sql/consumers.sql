@@ -1,0 +1,121 @@
+-- pull_changes() and ack_changes().
+CREATE EXTENSION rowclaim;
+CREATE ROLE regress_consumers_alice;
+CREATE ROLE regress_consumers_bob;
+-- What a statement is refused with; times are masked.
+CREATE FUNCTION refused(sql text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    code text;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    EXECUTE sql;
+    RETURN NEXT 'not refused';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
+        detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RETURN QUERY SELECT regexp_replace(line, '\d{4}-\d\d-\d\dT[\d:.]+Z', '<time>', 'g')
+        FROM unnest(ARRAY[code || ': ' || message, detail, 'hint: ' || nullif(hint, '')]) line WHERE line <> '';
+END $$;
+\pset format unaligned
+\pset footer off
+\pset null <null>
+
+CREATE TABLE parts (id int PRIMARY KEY, qty int);
+CREATE TABLE secret (id int PRIMARY KEY, body text);
+GRANT ALL ON parts TO PUBLIC;
+GRANT ALL ON secret TO regress_consumers_bob;
+SELECT enable_claims('parts', 'auto'), enable_claims('secret', 'auto');
+SET SESSION AUTHORIZATION regress_consumers_bob;
+INSERT INTO parts VALUES (1, 1);
+SELECT commit_changes('one');
+BEGIN;
+INSERT INTO parts VALUES (2, 2);
+SELECT commit_changes('lost');
+ROLLBACK;
+SELECT discard_changes();
+INSERT INTO parts VALUES (3, 3);
+INSERT INTO secret VALUES (1, 'x');
+SELECT commit_changes('three');
+INSERT INTO secret VALUES (2, 'y');
+SELECT commit_changes('four');
+
+-- whole changesets, in order, voids left out; all columns
+SELECT seq, part, parts, actor, committed_at <= clock_timestamp() AS committed, message, changes FROM pull_changes('app');
+-- again the same until they are acknowledged
+SELECT seq, message FROM pull_changes('app');
+SELECT seq, message FROM pull_changes('app', max_changesets => 1);
+SELECT seq, message FROM pull_changes('app', 'main', 2);
+SELECT ack_changes('app', 1);
+SELECT seq, message FROM pull_changes('app', max_changesets => 1);
+-- never backwards
+SELECT ack_changes('app', 3);
+SELECT ack_changes('app', 0), ack_changes('app', -5);
+SELECT seq, message FROM pull_changes('app');
+SELECT consumer, journal, position, lag, role, last_seen <= clock_timestamp() AS seen FROM rowclaim.consumers;
+SELECT ack_changes('app', 4);
+SELECT count(*) FROM pull_changes('app');
+SELECT consumer, position, lag FROM rowclaim.consumers;
+-- consumers are independent of each other
+SELECT count(*) FROM pull_changes('other app');
+SELECT ack_changes('other app', 3);
+SELECT consumer, position, lag FROM rowclaim.consumers ORDER BY consumer;
+-- an acknowledgement rolled back is none
+BEGIN;
+SELECT ack_changes('other app', 4);
+ROLLBACK;
+SELECT seq FROM pull_changes('other app');
+
+-- only changes of tables the role may read; the changeset itself is there
+SET SESSION AUTHORIZATION regress_consumers_alice;
+SELECT seq, message, changes FROM pull_changes('alice''s');
+-- another role's consumer
+SELECT * FROM refused('SELECT * FROM pull_changes(''app'')');
+SELECT * FROM refused('SELECT ack_changes(''app'', 1)');
+-- a superuser may
+RESET SESSION AUTHORIZATION;
+SELECT count(*) FROM pull_changes('app');
+
+-- journals have their own positions
+SELECT create_journal('second');
+CREATE TABLE notes (id int PRIMARY KEY);
+SELECT enable_claims('notes', 'auto', journal => 'second');
+INSERT INTO notes VALUES (1);
+SELECT commit_changes('note', journal => 'second');
+SELECT seq, message FROM pull_changes('app', 'second');
+SELECT ack_changes('app', 1, 'second');
+SELECT consumer, journal, position, lag FROM rowclaim.consumers WHERE consumer = 'app' ORDER BY journal;
+
+-- seals are not changesets
+SELECT seal_journal('second');
+SELECT count(*) FROM pull_changes('app', 'second');
+INSERT INTO notes VALUES (2);
+SELECT commit_changes('after the seal', journal => 'second');
+SELECT seq, message FROM pull_changes('app', 'second');
+
+-- a changeset of many parts comes whole
+INSERT INTO notes SELECT generate_series(1001, 3500);
+SELECT commit_changes('big', journal => 'second');
+SELECT seq, part, parts, json_array_length(changes) FROM pull_changes('big reader', 'second', 10) WHERE message = 'big';
+SELECT ack_changes('app', 3, 'second');
+SELECT seq, part, message FROM pull_changes('app', 'second', 1);
+
+-- refusals
+SELECT * FROM refused('SELECT * FROM pull_changes(NULL)');
+SELECT * FROM refused('SELECT * FROM pull_changes('''')');
+SELECT * FROM refused('SELECT * FROM pull_changes(repeat(''x'', 256))');
+SELECT * FROM refused('SELECT * FROM pull_changes(''app'', ''none'')');
+SELECT * FROM refused('SELECT * FROM pull_changes(''app'', NULL)');
+SELECT * FROM refused('SELECT * FROM pull_changes(''app'', max_changesets => 0)');
+SELECT * FROM refused('SELECT * FROM pull_changes(''app'', max_changesets => NULL)');
+SELECT * FROM refused('SELECT ack_changes(''nobody'', 1)');
+SELECT * FROM refused('SELECT ack_changes(''app'', NULL)');
+SELECT * FROM refused('SELECT ack_changes(''app'', 1000000)');
+SELECT * FROM refused('SELECT ack_changes(''app'', 1, ''none'')');
+-- a refused pull registers no consumer
+SELECT consumer, journal FROM rowclaim.consumers ORDER BY 1, 2;
+
+RESET SESSION AUTHORIZATION;
+DROP OWNED BY regress_consumers_alice, regress_consumers_bob;
+DROP ROLE regress_consumers_alice, regress_consumers_bob;

@@ -125,7 +125,7 @@ CREATE FUNCTION rowclaim.remove_from(image text, name text) RETURNS text
     END;
 
 -- A row image with the value of one column cast from one type to another, as ALTER TABLE does.
-CREATE FUNCTION rowclaim.retype_in(target regclass, image text, name text, old_type text, new_type text) RETURNS text
+CREATE FUNCTION rowclaim.retype_in(image text, name text, old_type text, new_type text) RETURNS text
     LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp SET extra_float_digits = 3 AS $$
 DECLARE
     content text := image::json ->> name;
@@ -134,11 +134,11 @@ BEGIN
         RETURN image;
     END IF;
     EXECUTE pg_catalog.format('SELECT (($1::%s)::%s)::text', old_type, new_type) INTO content USING content;
-    RETURN rowclaim.recode_image(target, (
+    RETURN (
         SELECT '{' || pg_catalog.string_agg(pg_catalog.to_json(e.key)::text || ':' || CASE
                    WHEN e.key <> retype_in.name THEN e.value::text
                    ELSE coalesce(pg_catalog.to_json(content)::text, 'null') END, ',' ORDER BY e.n) || '}'
-        FROM pg_catalog.json_each(image::json) WITH ORDINALITY e(key, value, n)));
+        FROM pg_catalog.json_each(image::json) WITH ORDINALITY e(key, value, n));
 END $$;
 
 -- Follows renamed, dropped, added and retyped columns in everything that was recorded by name.
@@ -147,8 +147,9 @@ CREATE FUNCTION rowclaim.follow_columns(this rowclaim.enabled_table) RETURNS voi
 DECLARE
     now   jsonb := rowclaim.column_map(this.relid);
     old   jsonb := this.columns;
-    c     record;
-    added text[];
+    c       record;
+    retyped boolean := false;
+    added   text[];
 BEGIN
     IF now = old THEN
         RETURN;
@@ -189,9 +190,13 @@ BEGIN
              FROM pg_catalog.jsonb_each(old) o(k, v) JOIN pg_catalog.jsonb_each(now) n(k, v) USING (k)
              WHERE o.v ->> 1 <> n.v ->> 1
     LOOP
-        UPDATE rowclaim.draft_row r SET base = rowclaim.retype_in(r.relid, r.base, c.name, c.was, c.is_now)
+        UPDATE rowclaim.draft_row r SET base = rowclaim.retype_in(r.base, c.name, c.was, c.is_now)
         WHERE r.relid = this.relid;
+        retyped := true;
     END LOOP;
+    IF retyped THEN
+        UPDATE rowclaim.draft_row r SET base = rowclaim.recode_image(r.relid, r.base) WHERE r.relid = this.relid;
+    END IF;
     -- A new column is part of every draft from now on, with the value ADD COLUMN gave it.
     added := ARRAY(SELECT n.v ->> 0 FROM pg_catalog.jsonb_each(now) n(k, v) WHERE NOT old ? n.k);
     IF added <> '{}' THEN
@@ -388,7 +393,7 @@ END $$;
 REVOKE ALL ON FUNCTION rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
     rowclaim.key_columns(oid), rowclaim.row_image(regclass, text), rowclaim.recode_image(regclass, text),
     rowclaim.rename_in(text, name, name), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
-    rowclaim.remove_from(text, text), rowclaim.retype_in(regclass, text, text, text, text),
+    rowclaim.remove_from(text, text), rowclaim.retype_in(text, text, text, text),
     rowclaim.follow_columns(rowclaim.enabled_table), rowclaim.check_table(regclass),
     rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;
 

@@ -68,19 +68,20 @@ SET SESSION AUTHORIZATION regress_discard_bob;
 UPDATE lines SET body = 'y' WHERE part = 4;
 SELECT discard_changes();
 
--- unique values: rows that had exchanged them
+-- unique values and keys: rows that had exchanged them
 SET SESSION AUTHORIZATION regress_discard_alice;
 BEGIN;
 UPDATE parts SET name = 'tmp' WHERE id = 1;
 UPDATE parts SET name = 'part 1' WHERE id = 2;
 UPDATE parts SET name = 'part 2' WHERE id = 1;
-UPDATE parts SET id = 99 WHERE id = 3;
-UPDATE parts SET id = 3 WHERE id = 4;
-UPDATE parts SET id = 4 WHERE id = 99;
+SELECT count(*) FROM claim_rows('parts', ARRAY[6, 7]);
+UPDATE parts SET id = 99 WHERE id = 6;
+UPDATE parts SET id = 6 WHERE id = 7;
+UPDATE parts SET id = 7 WHERE id = 99;
 SELECT discard_changes();
 SELECT * FROM differs;
 SELECT count(*) FROM (TABLE lines_before EXCEPT TABLE lines) d;
-SELECT key, owner FROM rowclaim.claims WHERE key IN ('{"id": 3}', '{"id": 4}') ORDER BY key;
+SELECT key, owner FROM rowclaim.claims WHERE key IN ('{"id": 6}', '{"id": 7}') ORDER BY key;
 ROLLBACK;
 -- a deleted row whose unique value a new row has taken
 DELETE FROM parts WHERE id = 5;

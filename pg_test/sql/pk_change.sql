@@ -167,7 +167,7 @@ SET rowclaim.actor = 'alice';
 SELECT expect('INSERT INTO line VALUES (''c'', 2.000, ''v'', 3)');
 SELECT * FROM committed();
 SELECT page FROM line WHERE book = 'c';
--- So for every type with equal values that are not identical: deleted by alice as one, not to be inserted by bob as the other.
+-- So for numbers: deleted by alice as one, not to be inserted by bob as the other. (Not so for intervals, jsonb and containers of numbers: see the README.)
 CREATE TYPE pair AS (n numeric, t text);
 CREATE FUNCTION equal_keys(type text, a text, b text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -185,6 +185,4 @@ BEGIN
     DROP TABLE k;
     RETURN result;
 END $$;
-SELECT equal_keys(t, a, b) FROM (VALUES ('float8', '0', '-0'), ('float4', '0', '-0'), ('numeric', '100', '1e2'), ('numeric(10,2)', '1', '1.000'), ('interval', '1 day', '24:00'), ('interval', '1 mon', '30 days'),
-    ('char(5)', 'a', 'a  '), ('bpchar', 'a', 'a  '), ('jsonb', '{"a":1.0}', '{"a":1.00}'), ('numeric[]', '{1.0}', '{1}'), ('numrange', '[1.0,2)', '[1,2.00)'), ('nummultirange', '{[1.0,2)}', '{[1,2.00)}'),
-    ('pair', '(1.0,x)', '(1.00,x)'), ('timetz', '12:00+00', '12:00+00:00'), ('float8[]', '{-0}', '{0}')) x(t, a, b);
+SELECT equal_keys(t, a, b) FROM (VALUES ('float8', '0', '-0'), ('float4', '0', '-0'), ('numeric', '100', '1e2'), ('numeric(10,2)', '1', '1.000'), ('char(5)', 'a', 'a  '), ('timetz', '12:00+00', '12:00+00:00')) x(t, a, b);

@@ -338,15 +338,14 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
     let tombstone = Entry::of(&taken);
     let op = if tombstone.base.is_some() { b'u' } else { b'i' };
     store.update(&taken, &Entry { op, draft: id, ..tombstone }.row(table.root, new_key));
-    // The row takes the place of the deleted one; its own former key is now the deleted one.
-    holder::rekey(table.root, old_key, new_key);
-    if entry.base.is_none() {
-        holder::forget(table.root, old_key);
-    }
-    match entry.base_key.take() {
-        _ if entry.base.is_none() => store.delete(&found),
-        Some(base_key) => store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, &base_key)),
-        None => store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, old_key)),
+    // The row takes the place of the deleted one; what it was is now the deleted one.
+    let former = entry.base_key.take().unwrap_or_else(|| old_key.to_owned());
+    if entry.base.is_some() {
+        store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, &former));
+        holder::exchange(table.root, old_key, new_key, Some(&former));
+    } else {
+        store.delete(&found);
+        holder::exchange(table.root, old_key, new_key, None);
     }
     Ok(())
 }
@@ -402,7 +401,9 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
     };
     let mut entry = Entry::of(&found);
     let Some(base) = &entry.base else {
+        // It never was: nor was the claim on it.
         store.delete(&found);
+        holder::forget(table.root, &key);
         return Ok(());
     };
     // Values stored out of line that the draft never touched are still those of the base.

@@ -99,7 +99,10 @@ impl Changes {
         }
         let now = if present { Some(image::parse_image(&text)?) } else { None };
         let (op, key, old, new) = match (&base, &now) {
-            (None, None) => return Ok(()),
+            (None, None) => {
+                self.deleted.push((touched.root, touched.key.clone()));
+                return Ok(());
+            }
             (None, Some(now)) => (Op::Insert, codec::key_in_image(&table, now), None, Some(now.clone())),
             (Some(base), None) => (Op::Delete, codec::key_in_image(&table, base), Some(tracked(&table, base)), None),
             (Some(base), Some(now)) => {

@@ -85,6 +85,21 @@ pub fn rekey(root: pg_sys::Oid, old: &str, new: &str) {
     );
 }
 
+/// A row moves to the key of a deleted row. If that row has a claim, it serves the new one, and the
+/// row's own claim stays with what the row was: under `former`, or nowhere if it did not exist.
+pub fn exchange(root: pg_sys::Oid, old: &str, new: &str, former: Option<&str>) {
+    match (find(root, old).is_some(), find(root, new).is_some()) {
+        (true, false) => return rekey(root, old, new),
+        // The row that is there now is unclaimed.
+        (false, _) => return forget(root, new),
+        (true, true) => {}
+    }
+    match former {
+        Some(former) => rekey(root, old, former),
+        None => forget(root, old),
+    }
+}
+
 /// As [`rekey`] for rows that may exchange their keys: all claims leave before any arrives.
 pub fn rekey_all(moves: &[(pg_sys::Oid, String, String)]) {
     if moves.is_empty() {

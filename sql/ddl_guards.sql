@@ -190,9 +190,13 @@ BEGIN
              FROM pg_catalog.jsonb_each(old) o(k, v) JOIN pg_catalog.jsonb_each(now) n(k, v) USING (k)
              WHERE o.v ->> 1 <> n.v ->> 1
     LOOP
+        retyped := true;
+        -- Casts of user-defined types are user code, which must not run here: those types go by their text.
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.unnest(ARRAY[c.was, c.is_now]) w(type)
+                              LEFT JOIN pg_catalog.pg_type t ON t.oid = pg_catalog.to_regtype(w.type)
+                              WHERE t.typnamespace IS DISTINCT FROM 'pg_catalog'::regnamespace);
         UPDATE rowclaim.draft_row r SET base = rowclaim.retype_in(r.base, c.name, c.was, c.is_now)
         WHERE r.relid = this.relid;
-        retyped := true;
     END LOOP;
     IF retyped THEN
         UPDATE rowclaim.draft_row r SET base = rowclaim.recode_image(r.relid, r.base) WHERE r.relid = this.relid;

@@ -136,3 +136,31 @@ pub fn user() -> pg_sys::Oid {
         caller().0
     }
 }
+
+/// While it lives, code that belongs to a user's table (index expressions, CHECK constraints,
+/// generated columns) runs as the table's owner, as in foreign key triggers: never with the
+/// extension's rights.
+pub struct AsTableOwner {
+    outer: (pg_sys::Oid, i32),
+}
+
+impl AsTableOwner {
+    /// # Safety
+    /// `relation` is open.
+    pub unsafe fn enter(relation: pg_sys::Relation) -> AsTableOwner {
+        let outer = caller();
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::SetUserIdAndSecContext(
+            owner,
+            outer.1 | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32,
+        );
+        AsTableOwner { outer }
+    }
+}
+
+impl Drop for AsTableOwner {
+    fn drop(&mut self) {
+        // SAFETY: values read in enter().
+        unsafe { pg_sys::SetUserIdAndSecContext(self.outer.0, self.outer.1) };
+    }
+}

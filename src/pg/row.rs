@@ -2,6 +2,7 @@
 //! user's triggers. The data is the extension's own business here, so no user code runs except
 //! foreign key checks where a row's data is put back.
 
+use super::owner::AsTableOwner;
 use super::spi::{self, Arg};
 use super::trigger::Values;
 use crate::error::Result;
@@ -311,6 +312,7 @@ impl Rows {
         // SAFETY: find() left a tuple in the slot; see write_tuple.
         unsafe {
             let leaf = self.at();
+            let _owner = AsTableOwner::enter(leaf.relation);
             leaf.fill(set);
             write_tuple(leaf)
         }
@@ -326,6 +328,7 @@ impl Rows {
             leaf.fill(set);
             (*leaf.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             let mut epq = pg_sys::EPQState::default();
+            let _owner = AsTableOwner::enter(leaf.relation);
             pg_sys::ExecSimpleRelationUpdate(leaf.info, leaf.estate, &mut epq, leaf.found, leaf.fresh);
         }
     }
@@ -338,6 +341,7 @@ impl Rows {
             let leaf = self.at();
             (*leaf.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             let mut epq = pg_sys::EPQState::default();
+            let _owner = AsTableOwner::enter(leaf.relation);
             pg_sys::ExecSimpleRelationDelete(leaf.info, leaf.estate, &mut epq, leaf.found);
         }
     }
@@ -358,6 +362,7 @@ impl Rows {
             }
             pg_sys::ExecStoreVirtualTuple(leaf.fresh);
             (*leaf.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
+            let _owner = AsTableOwner::enter(leaf.relation);
             pg_sys::ExecSimpleRelationInsert(leaf.info, leaf.estate, leaf.fresh);
         }
         Ok(())
@@ -402,6 +407,7 @@ impl Rows {
             let leaf = self.at();
             (*leaf.info).ri_TrigDesc = triggers;
             let mut old = tid;
+            let _owner = AsTableOwner::enter(leaf.relation);
             pg_sys::ExecARUpdateTriggers(
                 leaf.estate,
                 leaf.info,
@@ -450,9 +456,10 @@ impl Rows {
     /// Fires the foreign key checks of what was put back. Must follow restore, delete and insert.
     pub fn finish(&mut self) {
         if std::mem::take(&mut self.in_query) {
-            let estate = self.at().estate;
+            let (estate, relation) = (self.at().estate, self.at().relation);
             // SAFETY: matches begin_query(). The checks use the estates' relations, which are open.
             unsafe {
+                let _owner = AsTableOwner::enter(relation);
                 pg_sys::AfterTriggerEndQuery(estate);
                 pg_sys::ExecCloseResultRelations(estate);
                 pg_sys::CommandCounterIncrement();

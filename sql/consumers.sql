@@ -17,7 +17,11 @@ DECLARE
     relation oid := pg_catalog.to_regclass(table_name);
 BEGIN
     IF pg_catalog.pg_has_role(role_name, 'pg_read_all_data', 'USAGE') THEN
-        RETURN true;
+        RETURN relation IS NULL OR NOT rowclaim.under_row_security(role_name, relation);
+    END IF;
+    -- A name that another table had before says nothing about who may read its history.
+    IF EXISTS (SELECT FROM rowclaim.journaled_table j WHERE j.name = table_name AND j.relid::oid IS DISTINCT FROM relation) THEN
+        RETURN false;
     END IF;
     RETURN relation IS NOT NULL
        AND pg_catalog.has_table_privilege(role_name, relation, 'SELECT')

@@ -76,6 +76,10 @@ CREATE FUNCTION rowclaim.rename_in(image text, old name, new name) RETURNS text
         FROM pg_catalog.json_each(image::json) WITH ORDINALITY e(key, value, n);
     END;
 
+CREATE FUNCTION rowclaim.is_owned(relation regclass, owner_column name, draft_column name) RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_is_owned';
+COMMENT ON FUNCTION rowclaim.is_owned(regclass, name, name) IS 'Does any row have an owner or a stamp already?';
+
 -- Row triggers reach partitions by themselves; TRUNCATE triggers do not. What has been done is
 -- remembered, so that restoring a dump does not meet triggers it is about to create.
 CREATE FUNCTION rowclaim.guard_partitions(root regclass) RETURNS void
@@ -84,17 +88,16 @@ DECLARE
     this  rowclaim.enabled_table;
     leaf  regclass;
     tree  regclass[] := ARRAY(SELECT t.relid FROM pg_catalog.pg_partition_tree(root) t WHERE t.relid <> root);
-    owned boolean;
 BEGIN
     SELECT * INTO this FROM rowclaim.enabled_table WHERE relid = root;
     -- The commands below fire this function again: it finds nothing left to do.
     UPDATE rowclaim.enabled_table SET partitions = tree WHERE relid = root AND partitions <> tree;
     FOREACH leaf IN ARRAY tree LOOP
         CONTINUE WHEN leaf = ANY (this.partitions);
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %I IS NOT NULL)', leaf, this.owner_column) INTO owned;
-        IF owned THEN
-            PERFORM rowclaim.refuse(root::text, pg_catalog.format('%s has rows with an owner', leaf),
-                pg_catalog.format('Set %I to NULL in the partition before you attach it.', this.owner_column));
+        IF rowclaim.is_owned(leaf, this.owner_column, this.draft_column) THEN
+            PERFORM rowclaim.refuse(root::text, pg_catalog.format('%s has rows with an owner or a draft', leaf),
+                pg_catalog.format('Set %I and %I to NULL in the partition before you attach it.',
+                    this.owner_column, this.draft_column));
         END IF;
         EXECUTE pg_catalog.format('CREATE TRIGGER rowclaim_truncate BEFORE TRUNCATE ON %s
                                    FOR EACH STATEMENT EXECUTE FUNCTION rowclaim.capture()', leaf);
@@ -313,11 +316,22 @@ BEGIN
     PERFORM rowclaim.guard_partitions(target);
 END $$;
 
+-- Notes under which names tables are journaled, for those who read their history later.
+CREATE FUNCTION rowclaim.remember_names() RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        INSERT INTO rowclaim.journaled_table (name, relid)
+        SELECT t.relid::text, t.relid FROM rowclaim.enabled_table t
+        WHERE NOT EXISTS (SELECT FROM rowclaim.journaled_table j WHERE j.name = t.relid::text AND j.relid = t.relid)
+        ON CONFLICT DO NOTHING;
+    END;
+
 CREATE FUNCTION rowclaim.on_ddl_end() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     target regclass;
 BEGIN
+    PERFORM rowclaim.remember_names();
     FOR target IN
         SELECT t.relid FROM rowclaim.enabled_table t
         JOIN pg_catalog.pg_class k ON k.oid = t.relid
@@ -394,15 +408,15 @@ BEGIN
       AND NOT EXISTS (SELECT FROM rowclaim.draft_row r WHERE r.relid = c.relid AND r.key = c.key);
 END $$;
 
-REVOKE ALL ON FUNCTION rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
-    rowclaim.key_columns(oid), rowclaim.row_image(regclass, text), rowclaim.recode_image(regclass, text),
+REVOKE ALL ON FUNCTION rowclaim.remember_names(), rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
+    rowclaim.key_columns(oid), rowclaim.row_image(regclass, text), rowclaim.recode_image(regclass, text), rowclaim.is_owned(regclass, name, name),
     rowclaim.rename_in(text, name, name), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
     rowclaim.remove_from(text, text), rowclaim.retype_in(text, text, text, text),
     rowclaim.follow_columns(rowclaim.enabled_table), rowclaim.check_table(regclass),
     rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;
 
 CREATE EVENT TRIGGER rowclaim_ddl_end ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER TRIGGER', 'CREATE TRIGGER')
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER TRIGGER', 'CREATE TRIGGER', 'CREATE SCHEMA', 'ALTER SCHEMA')
     EXECUTE FUNCTION rowclaim.on_ddl_end();
 ALTER EVENT TRIGGER rowclaim_ddl_end ENABLE ALWAYS;
 CREATE EVENT TRIGGER rowclaim_drop ON sql_drop EXECUTE FUNCTION rowclaim.on_drop();

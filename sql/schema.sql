@@ -59,6 +59,13 @@ COMMENT ON TABLE rowclaim.enabled_table IS 'The tables with claims and their set
 COMMENT ON COLUMN rowclaim.enabled_table.partitions IS 'The partitions that have their TRUNCATE trigger.';
 COMMENT ON COLUMN rowclaim.enabled_table.columns IS 'Attribute number to name, to notice renamed columns.';
 
+CREATE TABLE rowclaim.journaled_table (
+    name  text     NOT NULL,
+    relid regclass NOT NULL,
+    PRIMARY KEY (name, relid)
+);
+COMMENT ON TABLE rowclaim.journaled_table IS 'The names tables had when their changes were journaled.';
+
 CREATE SEQUENCE rowclaim.draft_id_seq;
 CREATE TABLE rowclaim.draft (
     id         bigint      NOT NULL,
@@ -133,6 +140,7 @@ SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal_config', 'WHERE id 
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal_config_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal', '');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.enabled_table', '');
+SELECT pg_catalog.pg_extension_config_dump('rowclaim.journaled_table', '');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.draft_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.draft', '');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.draft_row', '');

@@ -65,7 +65,8 @@ COMMENT ON VIEW rowclaim.consumers IS 'Consumers of pull_changes(), their positi
 
 CREATE VIEW rowclaim.stashes WITH (security_barrier) AS
     SELECT s.id, s.actor, s.journal, s.relid AS target, s.key::jsonb AS key, s.op,
-           s.base::json AS base, s.mine::json AS mine, s.cause, s.reason, s.stashed_by, s.stashed_at
+           CASE WHEN pg_catalog.has_table_privilege(s.relid, 'SELECT') THEN s.base::json END AS base,
+           CASE WHEN pg_catalog.has_table_privilege(s.relid, 'SELECT') THEN s.mine::json END AS mine, s.cause, s.reason, s.stashed_by, s.stashed_at
     FROM rowclaim.stash s
     WHERE s.actor = @extschema@.current_actor()
        OR (pg_catalog.has_table_privilege(s.relid, 'SELECT') AND NOT pg_catalog.row_security_active(s.relid));

@@ -418,3 +418,11 @@ sql_function! {
         Ok(text_datum(&codec::recode(&table, &image)?))
     })()
 }
+
+sql_function! {
+    /// Does any row of a relation have an owner or a stamp? Asked as the relation's owner.
+    pg_finfo_rowclaim_is_owned, rowclaim_is_owned, |call| (|| {
+        let name = |n| call.datum(n).map(enable::name_text).unwrap_or_default();
+        Ok(call.value(enable::is_owned(target(call, 0)?, &name(1), &name(2))))
+    })()
+}

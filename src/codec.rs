@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::image::{self, parse_image, push_json_string, scalar_text, Image};
 use crate::pg::fixed::FixedOutput;
+use crate::pg::owner::AsTableOwner;
 use crate::pg::trigger::Values;
 use crate::pg::value;
 use crate::table::{Column, Form, Table};
@@ -149,6 +150,7 @@ pub fn read_text(column: &Column, text: &str) -> Result<pg_sys::Datum> {
     }
     let text = CString::new(text)
         .map_err(|_| Error::InvalidChangeset { problem: format!("zero byte in column {}", column.name) })?;
+    let _owner = AsTableOwner::shed(column.owner);
     // SAFETY: the input function was looked up for this type; the string outlives the call.
     unsafe {
         Ok(pg_sys::InputFunctionCall(column.input.as_ptr(), text.as_ptr().cast_mut(), column.io_param, column.typmod))

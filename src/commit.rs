@@ -57,7 +57,8 @@ struct Source {
 impl Source {
     fn open(root: pg_sys::Oid) -> Result<Source> {
         let rows = Rows::open(root)?;
-        Ok(Source { name: rows.table.name(), rows })
+        let name = rows.table.name();
+        Ok(Source { name, rows })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::key::key_datums;
-use crate::pg::owner::{user, AsOwner};
+use crate::pg::owner::{user, AsOwner, AsTableOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::restore;
@@ -81,13 +81,36 @@ fn existing(relid: pg_sys::Oid, name: &str) -> Option<Existing> {
     )
 }
 
-fn ddl(sql: &str) {
+/// The role that owns a relation.
+fn owner_of(relid: pg_sys::Oid) -> pg_sys::Oid {
+    spi::first("SELECT relowner FROM pg_class WHERE oid = $1", &[Arg::oid(relid)], Sees::Latest, |row| row.oid(1))
+        .flatten()
+        .unwrap_or(pg_sys::InvalidOid)
+}
+
+/// A command on a user's table. It runs as the table's owner, because planning it and checking its
+/// constraints may run the owner's code.
+fn ddl(relid: pg_sys::Oid, sql: &str) {
+    let _owner = AsTableOwner::restricted(owner_of(relid));
     spi::run_as_is(sql, &[], |_| {});
 }
 
-fn any(sql: &str) -> bool {
+fn any(relid: pg_sys::Oid, sql: &str) -> bool {
+    let _owner = AsTableOwner::restricted(owner_of(relid));
     spi::run_as_is(sql, &[], |_| {}) > 0
 }
+
+/// Does any row of a relation have an owner or a stamp already?
+pub fn is_owned(relid: pg_sys::Oid, owner: &str, draft: &str) -> bool {
+    let (owner, draft) = (quote_identifier(owner), quote_identifier(draft));
+    any(
+        relid,
+        &format!("SELECT FROM {} WHERE {owner} IS NOT NULL OR {draft} IS NOT NULL LIMIT 1", qualified_name(relid)),
+    )
+}
+
+/// Stamps beyond this are no stamps; taking them over would use the sequence up.
+const STAMP_MAX: i64 = 1 << 53;
 
 /// `enable_claims()`.
 pub fn enable(relid: pg_sys::Oid, wanted: &Wanted) -> Result<()> {
@@ -105,7 +128,7 @@ pub fn enable(relid: pg_sys::Oid, wanted: &Wanted) -> Result<()> {
     }
     check_columns(relid, &table, wanted)?;
     add_columns(relid, &table, wanted)?;
-    add_triggers(&table);
+    add_triggers(relid, &table);
     spi::run(
         "INSERT INTO rowclaim.enabled_table
                 (relid, claiming, committing, journal, untracked, owner_column, version_column, draft_column,
@@ -123,6 +146,7 @@ pub fn enable(relid: pg_sys::Oid, wanted: &Wanted) -> Result<()> {
             Arg::str(&wanted.draft),
         ],
     );
+    spi::run("SELECT rowclaim.remember_names()", &[]);
     spi::run("SELECT rowclaim.guard_partitions($1)", &[Arg::oid(relid)]);
     forget_all();
     Ok(())
@@ -220,14 +244,14 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
     let (owner, version, draft) =
         (quote_identifier(&wanted.owner), quote_identifier(&wanted.version), quote_identifier(&wanted.draft));
     match existing(relid, &wanted.owner) {
-        None => ddl(&format!("ALTER TABLE {table} ADD COLUMN {owner} text")),
+        None => ddl(relid, &format!("ALTER TABLE {table} ADD COLUMN {owner} text")),
         Some(c) if c.typ != pg_sys::TEXTOID || c.generated || c.not_null || c.has_default => {
             return unsupported(
                 format!("column {} exists and is not a plain nullable text column", wanted.owner),
                 "Choose another owner_column.",
             )
         }
-        Some(_) if any(&format!("SELECT FROM {table} WHERE {owner} IS NOT NULL LIMIT 1")) => {
+        Some(_) if any(relid, &format!("SELECT FROM {table} WHERE {owner} IS NOT NULL LIMIT 1")) => {
             return unsupported(
                 format!("column {} has values already", wanted.owner),
                 "Choose another owner_column, or set the column to NULL.",
@@ -236,7 +260,7 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
         Some(_) => {}
     }
     match existing(relid, &wanted.version) {
-        None => ddl(&format!("ALTER TABLE {table} ADD COLUMN {version} bigint NOT NULL DEFAULT 1")),
+        None => ddl(relid, &format!("ALTER TABLE {table} ADD COLUMN {version} bigint NOT NULL DEFAULT 1")),
         Some(c) if ![pg_sys::INT8OID, pg_sys::INT4OID].contains(&c.typ) || c.generated => {
             return unsupported(
                 format!("column {} is not a plain bigint or integer column", wanted.version),
@@ -245,21 +269,21 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
         }
         Some(c) => {
             if !c.not_null {
-                if any(&format!("SELECT FROM {table} WHERE {version} IS NULL LIMIT 1")) {
+                if any(relid, &format!("SELECT FROM {table} WHERE {version} IS NULL LIMIT 1")) {
                     return unsupported(
                         format!("column {} has NULLs", wanted.version),
                         "UPDATE the table to give every row a version, 1 for instance.",
                     );
                 }
-                ddl(&format!("ALTER TABLE {table} ALTER COLUMN {version} SET NOT NULL"));
+                ddl(relid, &format!("ALTER TABLE {table} ALTER COLUMN {version} SET NOT NULL"));
             }
             if !c.has_default {
-                ddl(&format!("ALTER TABLE {table} ALTER COLUMN {version} SET DEFAULT 1"));
+                ddl(relid, &format!("ALTER TABLE {table} ALTER COLUMN {version} SET DEFAULT 1"));
             }
         }
     }
     match existing(relid, &wanted.draft) {
-        None => ddl(&format!("ALTER TABLE {table} ADD COLUMN {draft} bigint")),
+        None => ddl(relid, &format!("ALTER TABLE {table} ADD COLUMN {draft} bigint")),
         Some(c) if c.typ != pg_sys::INT8OID || c.generated || c.not_null => {
             return unsupported(
                 format!("column {} exists and is not a plain nullable bigint column", wanted.draft),
@@ -267,26 +291,40 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
             )
         }
         // Stamps of an earlier installation must not look like drafts to come.
-        Some(_) => ddl(&format!(
-            "SELECT setval('rowclaim.draft_id_seq', m) FROM (SELECT max({draft}) AS m FROM {table}) s, rowclaim.draft_id_seq q
-             WHERE m >= q.last_value"
-        )),
+        Some(_) => {
+            let mut last = None;
+            {
+                let _owner = AsTableOwner::restricted(owner_of(relid));
+                spi::run_as_is(&format!("SELECT pg_catalog.max({draft}) FROM {table}"), &[], |row| last = row.i64(1));
+            }
+            if last.is_some_and(|last| !(0..=STAMP_MAX).contains(&last)) {
+                return unsupported(
+                    format!("column {} has values that are no stamps", wanted.draft),
+                    "Choose another draft_column, or set the column to NULL.",
+                );
+            }
+            spi::run(
+                "SELECT setval('rowclaim.draft_id_seq', $1) FROM rowclaim.draft_id_seq WHERE $1 >= last_value",
+                &[Arg::i64(last)],
+            );
+        }
     }
-    ddl(&format!("ALTER TABLE {table} ALTER COLUMN {draft} SET DEFAULT rowclaim.draft_stamp()"));
+    ddl(relid, &format!("ALTER TABLE {table} ALTER COLUMN {draft} SET DEFAULT rowclaim.draft_stamp()"));
     Ok(())
 }
 
-fn add_triggers(table: &str) {
+fn add_triggers(relid: pg_sys::Oid, table: &str) {
     // No WHEN conditions: the server would parse them anew for every statement.
     for (name, when, level, function) in [
         ("rowclaim_guard", "BEFORE UPDATE OR DELETE", "ROW", "guard"),
         ("rowclaim_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", "capture"),
         ("rowclaim_truncate", "BEFORE TRUNCATE", "STATEMENT", "capture"),
     ] {
-        ddl(&format!(
-            "CREATE TRIGGER {name} {when} ON {table} FOR EACH {level} EXECUTE FUNCTION rowclaim.{function}()"
-        ));
-        ddl(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}"));
+        ddl(
+            relid,
+            &format!("CREATE TRIGGER {name} {when} ON {table} FOR EACH {level} EXECUTE FUNCTION rowclaim.{function}()"),
+        );
+        ddl(relid, &format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}"));
     }
 }
 
@@ -335,13 +373,13 @@ pub fn disable(relid: pg_sys::Oid, drop_columns: bool, force: bool) -> Result<()
     forget_all();
     spi::run("SELECT rowclaim.unguard_partitions($1)", &[Arg::oid(relid)]);
     for trigger in TRIGGERS {
-        ddl(&format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
+        ddl(relid, &format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
     }
     if let Some([owner, version, draft]) = columns {
         if drop_columns {
-            ddl(&format!("ALTER TABLE {name} DROP COLUMN {owner}, DROP COLUMN {version}, DROP COLUMN {draft}"));
+            ddl(relid, &format!("ALTER TABLE {name} DROP COLUMN {owner}, DROP COLUMN {version}, DROP COLUMN {draft}"));
         } else {
-            ddl(&format!("ALTER TABLE {name} ALTER COLUMN {draft} DROP DEFAULT"));
+            ddl(relid, &format!("ALTER TABLE {name} ALTER COLUMN {draft} DROP DEFAULT"));
         }
     }
     Ok(())

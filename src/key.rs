@@ -161,7 +161,7 @@ impl Key {
             let Some(column) = table.column(index) else {
                 continue;
             };
-            parts.push(format!("{} = ${}", pgrx::spi::quote_identifier(&column.name), i + 1));
+            parts.push(format!("{} {} ${}", pgrx::spi::quote_identifier(&column.name), table.equality(i), i + 1));
             args.push(Arg(column.base_type, self.datums.get(i).copied()));
         }
         (parts.join(" AND "), args)

@@ -47,6 +47,8 @@ pub struct Column {
     pub typmod: i32,
     pub io_param: pg_sys::Oid,
     pub base_type: pg_sys::Oid,
+    /// The table's owner: code of the type (domains inside it) runs as this role.
+    pub owner: pg_sys::Oid,
     /// Out of the journal and free of claims when changed alone.
     pub untracked: bool,
     pub output: RefCell<pg_sys::FmgrInfo>,
@@ -68,6 +70,8 @@ pub enum Committing {
 /// An enabled table, or a partition of one.
 pub struct Table {
     pub relid: pg_sys::Oid,
+    /// The role that owns the relation.
+    pub owner: pg_sys::Oid,
     /// The enabled table; differs from `relid` in a partition.
     pub root: pg_sys::Oid,
     pub partitioned: bool,
@@ -265,6 +269,31 @@ impl Table {
         })
     }
 
+    /// The qualified equality operator of a key column.
+    pub fn equality(&self, position: usize) -> String {
+        // SAFETY: the index is opened while its operator family is read.
+        let operator = unsafe {
+            let index = pg_sys::relation_open(self.key_index, pg_sys::AccessShareLock as i32);
+            let typ = *(*index).rd_opcintype.add(position);
+            let operator = pg_sys::get_opfamily_member(
+                *(*index).rd_opfamily.add(position),
+                typ,
+                typ,
+                pg_sys::BTEqualStrategyNumber as i16,
+            );
+            pg_sys::relation_close(index, pg_sys::AccessShareLock as i32);
+            operator
+        };
+        spi::first(
+            "SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+             FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE o.oid = $1",
+            &[Arg::oid(operator)],
+            Sees::Latest,
+            |row| row.text(1).unwrap_or_default(),
+        )
+        .unwrap_or_else(|| "OPERATOR(pg_catalog.=)".into())
+    }
+
     pub fn has_key_column(&self, index: usize) -> bool {
         self.key.contains(&index)
     }
@@ -460,6 +489,7 @@ unsafe fn describe(relation: pg_sys::Relation, settings: Settings, memory: pg_sy
                 typmod,
                 io_param,
                 base_type: base,
+                owner: (*(*relation).rd_rel).relowner,
                 output: look_up(out),
                 input: look_up(input),
             }));
@@ -477,6 +507,7 @@ unsafe fn describe(relation: pg_sys::Relation, settings: Settings, memory: pg_sy
     }
     Ok(Table {
         relid,
+        owner: (*(*relation).rd_rel).relowner,
         root: settings.root,
         partitioned: (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE,
         claiming: if settings.claiming == "auto" { Claiming::Auto } else { Claiming::Required },

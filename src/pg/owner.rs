@@ -15,7 +15,16 @@ thread_local! {
 /// While it lives, `current_user` is the extension's owner and `search_path` is
 /// `pg_catalog, pg_temp`. Nested guards cost nothing.
 pub struct AsOwner {
-    outer: Option<(pg_sys::Oid, i32, i32)>,
+    outer: Option<Outer>,
+}
+
+/// What a guard puts back.
+struct Outer {
+    user: pg_sys::Oid,
+    context: i32,
+    level: i32,
+    depth: u32,
+    caller: pg_sys::Oid,
 }
 
 /// Sets a GUC until `nest_level` ends.
@@ -60,16 +69,15 @@ fn extension_owner() -> pg_sys::Oid {
 
 impl AsOwner {
     pub fn enter() -> AsOwner {
-        if DEPTH.with(Cell::get) > 0 {
-            DEPTH.with(|depth| depth.set(depth.get() + 1));
+        let owner = extension_owner();
+        let (user, context) = caller();
+        // The server may have changed the user since, to run a table's own code.
+        if DEPTH.with(Cell::get) > 0 && user == owner {
             return AsOwner { outer: None };
         }
-        let owner = extension_owner();
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         // SAFETY: the old identity is put back in Drop; an error that skips it ends the
         // (sub)transaction, which restores both identity and settings itself.
         let level = unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
             pg_sys::SetUserIdAndSecContext(
                 owner,
                 context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32,
@@ -77,20 +85,21 @@ impl AsOwner {
             pg_sys::NewGUCNestLevel()
         };
         set_guc_local(c"search_path", c"pg_catalog, pg_temp");
-        OUTER.with(|outer| outer.set(user));
-        DEPTH.with(|depth| depth.set(1));
-        AsOwner { outer: Some((user, context, level)) }
+        let depth = DEPTH.with(|depth| depth.replace(1));
+        let caller = OUTER.with(|outer| outer.replace(user));
+        AsOwner { outer: Some(Outer { user, context, level, depth, caller }) }
     }
 }
 
 impl Drop for AsOwner {
     fn drop(&mut self) {
-        DEPTH.with(|depth| depth.set(depth.get().saturating_sub(1)));
-        if let Some((user, context, level)) = self.outer {
+        if let Some(outer) = &self.outer {
+            DEPTH.with(|depth| depth.set(outer.depth));
+            OUTER.with(|cell| cell.set(outer.caller));
             // SAFETY: values read in enter(); guards are dropped in reverse order.
             unsafe {
-                pg_sys::AtEOXact_GUC(true, level);
-                pg_sys::SetUserIdAndSecContext(user, context);
+                pg_sys::AtEOXact_GUC(true, outer.level);
+                pg_sys::SetUserIdAndSecContext(outer.user, outer.context);
             }
         }
     }
@@ -128,39 +137,53 @@ pub fn caller() -> (pg_sys::Oid, i32) {
     (user, context)
 }
 
+/// While it lives, code that belongs to a user's table (index expressions, CHECK constraints,
+/// generated columns, domains, whatever the planner evaluates) runs as the table's owner: never
+/// with the extension's rights.
+pub struct AsTableOwner {
+    outer: (pg_sys::Oid, i32),
+    depth: u32,
+}
+
+impl AsTableOwner {
+    /// Such code may not leave anything behind that runs later as somebody else.
+    pub fn restricted(owner: pg_sys::Oid) -> AsTableOwner {
+        AsTableOwner::with(owner, pg_sys::SECURITY_RESTRICTED_OPERATION as i32)
+    }
+
+    /// For foreign key checks, which may be deferred; they are the server's own code.
+    pub fn for_checks(owner: pg_sys::Oid) -> AsTableOwner {
+        AsTableOwner::with(owner, 0)
+    }
+
+    fn with(owner: pg_sys::Oid, flags: i32) -> AsTableOwner {
+        let outer = caller();
+        let context =
+            outer.1 | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32 | flags;
+        // SAFETY: put back in Drop, or by the end of the (sub)transaction after an error.
+        unsafe { pg_sys::SetUserIdAndSecContext(owner, context) };
+        AsTableOwner { outer, depth: DEPTH.with(|depth| depth.replace(0)) }
+    }
+
+    /// Sheds the extension's rights if they are in force.
+    pub fn shed(owner: pg_sys::Oid) -> Option<AsTableOwner> {
+        (DEPTH.with(Cell::get) > 0).then(|| AsTableOwner::restricted(owner))
+    }
+}
+
+impl Drop for AsTableOwner {
+    fn drop(&mut self) {
+        DEPTH.with(|depth| depth.set(self.depth));
+        // SAFETY: values read in with().
+        unsafe { pg_sys::SetUserIdAndSecContext(self.outer.0, self.outer.1) };
+    }
+}
+
 /// The user on whose behalf the extension is working: `current_user` outside of every guard.
 pub fn user() -> pg_sys::Oid {
     if DEPTH.with(Cell::get) > 0 {
         OUTER.with(Cell::get)
     } else {
         caller().0
-    }
-}
-
-/// While it lives, code that belongs to a user's table (index expressions, CHECK constraints,
-/// generated columns) runs as the table's owner, as in foreign key triggers: never with the
-/// extension's rights.
-pub struct AsTableOwner {
-    outer: (pg_sys::Oid, i32),
-}
-
-impl AsTableOwner {
-    /// # Safety
-    /// `relation` is open.
-    pub unsafe fn enter(relation: pg_sys::Relation) -> AsTableOwner {
-        let outer = caller();
-        let owner = (*(*relation).rd_rel).relowner;
-        pg_sys::SetUserIdAndSecContext(
-            owner,
-            outer.1 | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32,
-        );
-        AsTableOwner { outer }
-    }
-}
-
-impl Drop for AsTableOwner {
-    fn drop(&mut self) {
-        // SAFETY: values read in enter().
-        unsafe { pg_sys::SetUserIdAndSecContext(self.outer.0, self.outer.1) };
     }
 }

@@ -254,39 +254,19 @@ impl Rows {
             let Some(column) = self.table.column(index) else {
                 continue;
             };
-            condition.push(format!("{} {} ${}", pgrx::spi::quote_identifier(&column.name), self.equality(i)?, i + 1));
+            condition.push(format!(
+                "{} {} ${}",
+                pgrx::spi::quote_identifier(&column.name),
+                self.table.equality(i),
+                i + 1
+            ));
             args.push(Arg(column.base_type, key.get(i).copied()));
         }
         let sql = format!("SELECT tableoid FROM {} WHERE {}", self.table.name(), condition.join(" AND "));
-        let _owner = super::owner::AsOwner::enter();
+        let _owner = AsTableOwner::restricted(self.table.owner);
         let mut found = None;
         spi::run_as_is(&sql, &args, |row| found = row.oid(1));
         Ok(found)
-    }
-
-    /// The qualified equality operator of a key column.
-    fn equality(&self, position: usize) -> Result<String> {
-        // SAFETY: the index is opened while its operator family is read.
-        let operator = unsafe {
-            let index = pg_sys::relation_open(self.table.key_index, pg_sys::AccessShareLock as i32);
-            let typ = *(*index).rd_opcintype.add(position);
-            let operator = pg_sys::get_opfamily_member(
-                *(*index).rd_opfamily.add(position),
-                typ,
-                typ,
-                pg_sys::BTEqualStrategyNumber as i16,
-            );
-            pg_sys::relation_close(index, pg_sys::AccessShareLock as i32);
-            operator
-        };
-        Ok(spi::first(
-            "SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-             FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE o.oid = $1",
-            &[Arg::oid(operator)],
-            spi::Sees::Latest,
-            |row| row.text(1).unwrap_or_default(),
-        )
-        .unwrap_or_else(|| "=".into()))
     }
 
     /// Lets go of the row found last, before a subtransaction starts or ends.
@@ -312,7 +292,7 @@ impl Rows {
         // SAFETY: find() left a tuple in the slot; see write_tuple.
         unsafe {
             let leaf = self.at();
-            let _owner = AsTableOwner::enter(leaf.relation);
+            let _owner = AsTableOwner::restricted(leaf.table.owner);
             leaf.fill(set);
             write_tuple(leaf)
         }
@@ -328,7 +308,7 @@ impl Rows {
             leaf.fill(set);
             (*leaf.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             let mut epq = pg_sys::EPQState::default();
-            let _owner = AsTableOwner::enter(leaf.relation);
+            let _owner = AsTableOwner::restricted(leaf.table.owner);
             pg_sys::ExecSimpleRelationUpdate(leaf.info, leaf.estate, &mut epq, leaf.found, leaf.fresh);
         }
     }
@@ -341,7 +321,7 @@ impl Rows {
             let leaf = self.at();
             (*leaf.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             let mut epq = pg_sys::EPQState::default();
-            let _owner = AsTableOwner::enter(leaf.relation);
+            let _owner = AsTableOwner::restricted(leaf.table.owner);
             pg_sys::ExecSimpleRelationDelete(leaf.info, leaf.estate, &mut epq, leaf.found);
         }
     }
@@ -362,7 +342,7 @@ impl Rows {
             }
             pg_sys::ExecStoreVirtualTuple(leaf.fresh);
             (*leaf.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
-            let _owner = AsTableOwner::enter(leaf.relation);
+            let _owner = AsTableOwner::restricted(leaf.table.owner);
             pg_sys::ExecSimpleRelationInsert(leaf.info, leaf.estate, leaf.fresh);
         }
         Ok(())
@@ -407,7 +387,7 @@ impl Rows {
             let leaf = self.at();
             (*leaf.info).ri_TrigDesc = triggers;
             let mut old = tid;
-            let _owner = AsTableOwner::enter(leaf.relation);
+            let _owner = AsTableOwner::for_checks(leaf.table.owner);
             pg_sys::ExecARUpdateTriggers(
                 leaf.estate,
                 leaf.info,
@@ -456,10 +436,10 @@ impl Rows {
     /// Fires the foreign key checks of what was put back. Must follow restore, delete and insert.
     pub fn finish(&mut self) {
         if std::mem::take(&mut self.in_query) {
-            let (estate, relation) = (self.at().estate, self.at().relation);
+            let (estate, owner) = (self.at().estate, self.table.owner);
             // SAFETY: matches begin_query(). The checks use the estates' relations, which are open.
             unsafe {
-                let _owner = AsTableOwner::enter(relation);
+                let _owner = AsTableOwner::for_checks(owner);
                 pg_sys::AfterTriggerEndQuery(estate);
                 pg_sys::ExecCloseResultRelations(estate);
                 pg_sys::CommandCounterIncrement();

@@ -62,6 +62,8 @@ impl Leaf {
     /// # Safety
     /// To be closed with [`Leaf::close`], or left to the (sub)transaction's abort.
     unsafe fn open(relid: pg_sys::Oid, table: Rc<Table>) -> Leaf {
+        // Index predicates are simplified when they are read, which may run the table owner's code.
+        let _owner = AsTableOwner::restricted(table.owner);
         let relation = pg_sys::table_open(relid, pg_sys::RowExclusiveLock as i32);
         let index = pg_sys::index_open(table.key_index, pg_sys::RowExclusiveLock as i32);
         let equal = (0..table.key.len())

@@ -3,6 +3,7 @@
 #   make               build (into build/pgNN)             make demo      see it work
 #   make install       copy it into the server             make psql      try it on a private cluster
 #   make installcheck  test the running server             make test      run every test (T=name: only that one)
+#   make test-clients  run docs/clients with the real drivers and pgbouncer
 #   make package       pack build/*.tar.gz                 make deps      install what is missing
 
 EXTENSION := $(basename $(wildcard *.control))
@@ -52,11 +53,14 @@ package: all
 	tar -C $(STAGE) --owner=0 --group=0 -czf build/$(EXTENSION)-$(VERSION)-$(PGVER)-$(shell uname -m).tar.gz .
 
 # In a second make, which sees the server that deps may have installed.
-test demo psql: deps
+test test-clients demo psql: deps
 	@$(MAKE) --no-print-directory do-$@
 
 do-test: $(PGRX_HOME)/config.toml
 	+@pg_test/run
+
+do-test-clients: install
+	@pg_test/clients
 
 do-demo: install
 	@pg_test/demo
@@ -74,4 +78,4 @@ distclean: clean
 	cargo clean
 
 FORCE:
-.PHONY: all install uninstall installcheck package test demo psql do-test do-demo do-psql deps clean distclean FORCE
+.PHONY: all install uninstall installcheck package test test-clients do-test-clients demo psql do-test do-demo do-psql deps clean distclean FORCE

@@ -29,16 +29,28 @@ BEGIN
 END $$;
 
 -- The changes a role may read; the text is kept as it is when that is all of them.
-CREATE FUNCTION rowclaim.visible_changes(role_name name, changes json) RETURNS json
+-- `strict`: a table under row security is an error, so that nobody takes a part for the whole.
+CREATE FUNCTION rowclaim.visible_changes(role_name name, changes json, strict boolean) RETURNS json
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hidden text[];
+    secure text;
 BEGIN
     SELECT pg_catalog.array_agg(t) INTO hidden
     FROM (SELECT DISTINCT e ->> 'table' AS t FROM pg_catalog.json_array_elements(changes) e) s
     WHERE t IS NOT NULL AND NOT rowclaim.may_read(role_name, t);
     IF hidden IS NULL THEN
         RETURN changes;
+    END IF;
+    SELECT t INTO secure FROM pg_catalog.unnest(hidden) t
+    WHERE strict AND rowclaim.under_row_security(role_name, pg_catalog.to_regclass(t))
+      AND pg_catalog.has_table_privilege(role_name, pg_catalog.to_regclass(t), 'SELECT')
+    ORDER BY t LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'changes of % cannot be shown under row security', secure
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = pg_catalog.json_build_object('reason', 'row_security', 'table', secure),
+                  HINT = 'Policies judge rows as they are, not as they were: pull as a role with BYPASSRLS, or without SELECT on the table.';
     END IF;
     RETURN coalesce((SELECT pg_catalog.json_agg(e ORDER BY n)
                      FROM pg_catalog.json_array_elements(changes) WITH ORDINALITY a(e, n)
@@ -48,7 +60,7 @@ CREATE FUNCTION rowclaim.visible_changes_to_me(changes json) RETURNS json
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'rowclaim_visible_changes';
 COMMENT ON FUNCTION rowclaim.visible_changes_to_me(json) IS 'The changes of tables the caller may SELECT.';
 REVOKE ALL ON FUNCTION rowclaim.may_read(name, text), rowclaim.under_row_security(name, oid),
-    rowclaim.visible_changes(name, json) FROM PUBLIC;
+    rowclaim.visible_changes(name, json, boolean) FROM PUBLIC;
 
 CREATE FUNCTION rowclaim.fill_gaps(journal text) RETURNS bigint
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_fill_gaps';
@@ -96,7 +108,7 @@ BEGIN
     END IF;
     RETURN QUERY
         SELECT j.seq, j.part, j.parts, j.actor, j.committed_at, j.message,
-               rowclaim.visible_changes(role_name, j.changes)
+               rowclaim.visible_changes(role_name, j.changes, true)
         FROM rowclaim.journal j
         WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= rowclaim.stable_seq(pull.journal)
           AND j.seq <= coalesce((SELECT e.seq FROM rowclaim.journal e
@@ -139,6 +151,20 @@ BEGIN
     SET acked_seq = greatest(c.acked_seq, ack.seq), last_seen = pg_catalog.clock_timestamp()
     WHERE c.name = ack.consumer AND c.journal = ack.journal;
 END $$;
+CREATE FUNCTION rowclaim.detach(role_name name, consumer text, journal text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    this rowclaim.consumer;
+BEGIN
+    SELECT * INTO this FROM rowclaim.consumer c WHERE c.name = detach.consumer AND c.journal = detach.journal FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM rowclaim.check_consumer(role_name, this);
+    DELETE FROM rowclaim.consumer c WHERE c.name = detach.consumer AND c.journal = detach.journal;
+    RETURN true;
+END $$;
+REVOKE ALL ON FUNCTION rowclaim.detach(name, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION rowclaim.check_consumer(name, rowclaim.consumer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION rowclaim.pull(name, text, text, int), rowclaim.ack(name, text, bigint, text) FROM PUBLIC;
 
@@ -154,3 +180,8 @@ CREATE FUNCTION ack_changes(consumer text, seq bigint, journal text DEFAULT 'mai
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_ack_changes';
 COMMENT ON FUNCTION ack_changes(text, bigint, text) IS
     'Moves the consumer''s position forward, never backward.';
+
+CREATE FUNCTION detach_consumer(consumer text, journal text DEFAULT 'main') RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_detach_consumer';
+COMMENT ON FUNCTION detach_consumer(text, text) IS
+    'Forgets a consumer, so that it no longer keeps entries from being pruned: true, or false when there was none.';

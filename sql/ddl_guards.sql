@@ -322,8 +322,10 @@ CREATE FUNCTION rowclaim.remember_names() RETURNS void
     BEGIN ATOMIC
         INSERT INTO rowclaim.journaled_table (name, relid)
         SELECT t.relid::text, t.relid FROM rowclaim.enabled_table t
-        WHERE NOT EXISTS (SELECT FROM rowclaim.journaled_table j WHERE j.name = t.relid::text AND j.relid = t.relid)
-        ON CONFLICT DO NOTHING;
+        WHERE NOT EXISTS (SELECT FROM rowclaim.journaled_table j WHERE j.name = t.relid::text AND j.relid = t.relid);
+        -- Published claims go by the name, too.
+        UPDATE rowclaim.claim c SET key = c.key
+        FROM rowclaim.published_claim p WHERE p.relid = c.relid AND p.key = c.key AND p.target <> c.relid::regclass::text;
     END;
 
 CREATE FUNCTION rowclaim.on_ddl_end() RETURNS event_trigger

@@ -12,9 +12,18 @@ CREATE VIEW rowclaim.claims WITH (security_barrier) AS
     FROM rowclaim.claim c
     LEFT JOIN rowclaim.draft_row d ON d.relid = c.relid AND d.key = c.key
     WHERE (pg_catalog.has_table_privilege(c.relid, 'SELECT') AND NOT pg_catalog.row_security_active(c.relid))
-       OR c.owner = @extschema@.current_actor();
+       OR c.owner = @extschema@.current_actor()
+    UNION ALL
+    -- On a replica: what is claimed at the source.
+    SELECT t.relid, p.key::jsonb, p.owner, p.token, p.claimed_at, p.expires_at,
+           coalesce(p.expires_at <= pg_catalog.clock_timestamp(), false), p.reason,
+           NULL, p.owner = @extschema@.current_actor()
+    FROM rowclaim.published_claim p CROSS JOIN LATERAL (SELECT pg_catalog.to_regclass(p.target) AS relid) t
+    WHERE p.relid IS NULL AND p.owner IS NOT NULL AND t.relid IS NOT NULL
+      AND ((pg_catalog.has_table_privilege(t.relid, 'SELECT') AND NOT pg_catalog.row_security_active(t.relid))
+           OR p.owner = @extschema@.current_actor());
 COMMENT ON VIEW rowclaim.claims IS
-    'Who holds which row. Under row security a role sees its own claims.';
+    'Who holds which row; on a replica also at the source. Under row security a role sees its own claims.';
 
 CREATE VIEW rowclaim.drafts WITH (security_barrier) AS
     SELECT h.actor, j.name AS journal, r.relid AS target, r.key::jsonb AS key,

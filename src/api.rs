@@ -1,6 +1,7 @@
 //! The functions applications and DBAs call, from SQL arguments to the modules that do the work.
 
 use crate::actor;
+use crate::baseline;
 use crate::claim::{self, Claimer, Outcome, Wish};
 use crate::codec;
 use crate::commit;
@@ -14,9 +15,11 @@ use crate::pg::call::SqlCall;
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
-use crate::pg::store::text_datum;
+use crate::pg::trigger::in_apply_worker;
+use crate::pg::value::text_datum;
 use crate::pg::xact;
 use crate::release;
+use crate::replay;
 use crate::restore;
 use crate::settings::{self, ACTOR_MAX};
 use crate::sql_function;
@@ -256,7 +259,13 @@ sql_function! {
 
 sql_function! {
     /// The default of the draft column: this transaction's draft id.
-    pg_finfo_rowclaim_draft_stamp, rowclaim_draft_stamp, |call| Ok(call.value(draft::current_id(&actor::current())))
+    pg_finfo_rowclaim_draft_stamp, rowclaim_draft_stamp, |call| {
+        // Replicated rows are clean, also where only the column's default has come along.
+        match in_apply_worker() {
+            true => Ok(call.null()),
+            false => Ok(call.value(draft::current_id(&actor::current()))),
+        }
+    }
 }
 
 sql_function! {
@@ -310,7 +319,45 @@ sql_function! {
     pg_finfo_rowclaim_seal_journal, rowclaim_seal_journal, |call| (|| {
         xact::writes(c"seal_journal()");
         let _owner = AsOwner::enter();
-        Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_now()?))
+        Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_now(None)?))
+    })()
+}
+
+sql_function! {
+    /// `rowclaim.seal(journal, upto)`.
+    pg_finfo_rowclaim_seal_upto, rowclaim_seal_upto, |call| (|| {
+        let _owner = AsOwner::enter();
+        Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_now(call.arg::<i64>(1))?))
+    })()
+}
+
+sql_function! {
+    /// `rowclaim.write_void(journal_id, seq)`: for the background worker of a failed commit.
+    pg_finfo_rowclaim_write_void, rowclaim_write_void, |call| (|| {
+        let _owner = AsOwner::enter();
+        let journal = Journal::with_id(call.arg::<i32>(0).unwrap_or_default())?;
+        journal.write_void(call.arg::<i64>(1).unwrap_or_default());
+        Ok(call.null())
+    })()
+}
+
+sql_function! {
+    /// `baseline_table(target)`.
+    pg_finfo_rowclaim_baseline_table, rowclaim_baseline_table, |call| (|| {
+        xact::writes(c"baseline_table()");
+        Ok(call.value(baseline::baseline_table(target(call, 0)?)?))
+    })()
+}
+
+sql_function! {
+    /// `wait_for_changeset(seq, journal, timeout)`.
+    pg_finfo_rowclaim_wait_for_changeset, rowclaim_wait_for_changeset, |call| (|| {
+        let seq: i64 = call.arg(0).ok_or_else(|| invalid("seq", "seq is null"))?;
+        let timeout = call.interval(2).map(|parts| span("timeout", parts)).transpose()?;
+        if timeout.is_some_and(|timeout| timeout < 0) {
+            return Err(invalid("timeout", "timeout is negative"));
+        }
+        Ok(call.value(replay::wait_for(&journal_name(call, 1)?, seq, timeout)?))
     })()
 }
 
@@ -381,11 +428,25 @@ sql_function! {
 }
 
 sql_function! {
+    /// `detach_consumer(consumer, journal)`.
+    pg_finfo_rowclaim_detach_consumer, rowclaim_detach_consumer, |call| (|| {
+        xact::writes(c"detach_consumer()");
+        let detached = spi::first(
+            "SELECT rowclaim.detach($1::text::name, $2, $3)",
+            &[Arg::str(&caller_name()), Arg::text(call.arg::<String>(0)), Arg::text(journal_name(call, 1)?)],
+            Sees::Latest,
+            |row| row.get::<bool>(1),
+        );
+        Ok(call.value(detached.flatten().unwrap_or(false)))
+    })()
+}
+
+sql_function! {
     /// Filters the changes of a journal entry for the caller.
     pg_finfo_rowclaim_visible_changes, rowclaim_visible_changes, |call| {
         let caller = caller_name();
         let visible = call.datum(0).and_then(|changes| spi::first(
-            "SELECT rowclaim.visible_changes($1::text::name, $2)::text",
+            "SELECT rowclaim.visible_changes($1::text::name, $2, false)::text",
             &[Arg::str(&caller), Arg(pg_sys::JSONOID, Some(changes))],
             Sees::Latest,
             |row| row.text(1),

@@ -12,10 +12,12 @@ use crate::ownership::{changes, same, version_datum, version_of, Ownership};
 use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
 use crate::pg::row::{Look, Rows};
+use crate::pg::scan::scan_all;
 use crate::pg::spi::{self, Arg};
-use crate::pg::store::{text_datum, Found, Store};
-use crate::pg::trigger::{in_apply_worker, scan_all, Call, Event, Values};
+use crate::pg::store::{Found, Store};
+use crate::pg::trigger::{in_apply_worker, Call, Event, Values};
 use crate::pg::value::is_external;
+use crate::pg::value::text_datum;
 use crate::pg::xact;
 use crate::settings;
 use crate::table::{Committing, Table};
@@ -432,5 +434,5 @@ fn truncate(call: &Call) -> Result<()> {
         return Ok(());
     }
     let me = actor::current();
-    scan_all(call.relation(), |row| delete_row(&table, row, &me))
+    scan_all(call.relid(), &xact::Moment::now(), |row| delete_row(&table, row, &me))
 }

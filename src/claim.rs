@@ -8,7 +8,7 @@ use crate::codec;
 use crate::draft::{self, DraftKey, Stamp};
 use crate::entry::{entries, Entry};
 use crate::error::{spaced, Error, Result};
-use crate::holder::{claim_of, draft_holder, find, holder, owner, store, Claim};
+use crate::holder::{self, claim_of, draft_holder, find, holder, owner, Claim};
 use crate::key::Key;
 use crate::lease::Ttl;
 use crate::notify;
@@ -16,7 +16,7 @@ use crate::ownership::Ownership;
 use crate::pg::owner::{caller, AsCaller, AsOwner};
 use crate::pg::row::{wait_for, Look, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
-use crate::pg::store::text_datum;
+use crate::pg::value::text_datum;
 use crate::pg::xact;
 use crate::restore;
 use crate::settings;
@@ -341,15 +341,7 @@ impl Claimer {
             claimed_at: xact::clock(),
             expires_at: wish.expiry(),
         };
-        store().insert(&[
-            Some(pg_sys::Datum::from(self.rows.table.root.to_u32())),
-            Some(text_datum(key)),
-            Some(text_datum(&claim.owner)),
-            Some(pg_sys::Datum::from(claim.token)),
-            Some(pg_sys::Datum::from(claim.claimed_at)),
-            claim.expires_at.map(pg_sys::Datum::from),
-            wish.reason.as_deref().map(text_datum),
-        ]);
+        holder::insert(self.rows.table.root, key, &claim, wish.reason.as_deref());
         xact::bump_command();
         notify::row("claim", &self.rows.table, key, &self.me);
         self.result(key, &claim, version)

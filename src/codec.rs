@@ -5,9 +5,11 @@ use crate::error::{Error, Result};
 use crate::image::{self, parse_image, push_json_string, scalar_text, Image};
 use crate::pg::fixed::FixedOutput;
 use crate::pg::owner::AsTableOwner;
+use crate::pg::shape::{Column, Form, Shape};
 use crate::pg::trigger::Values;
 use crate::pg::value;
-use crate::table::{Column, Form, Table};
+use crate::pg::value::text_datum;
+use crate::table::Table;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
@@ -52,7 +54,7 @@ fn with_text(column: &Column, datum: pg_sys::Datum, body: impl FnOnce(&str)) {
 }
 
 /// Appends the row as a JSON object of the columns that `wanted` accepts (by attribute index).
-pub fn push_row(out: &mut String, table: &Table, row: Values, wanted: impl Fn(usize, &Column) -> bool) {
+pub fn push_row(out: &mut String, table: &Shape, row: Values, wanted: impl Fn(usize, &Column) -> bool) {
     let _fixed = FixedOutput::enter(table.settings_matter);
     out.push('{');
     let mut first = true;
@@ -159,7 +161,51 @@ pub fn read_text(column: &Column, text: &str) -> Result<pg_sys::Datum> {
 
 /// Reads a raw JSON value of `column`. Call under [`FixedOutput`].
 pub fn read_value(column: &Column, raw: &str) -> Result<Option<pg_sys::Datum>> {
-    scalar_text(raw)?.map(|text| read_text(column, &text)).transpose()
+    if let Some(datum) = read_plain(column, raw) {
+        return Ok(Some(datum));
+    }
+    match scalar_text(raw)? {
+        Some(text) if column.takes_any_text() && !text.contains('\0') => Ok(Some(text_datum(&text))),
+        Some(text) => read_text(column, &text).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads numbers and booleans without their type's input function; `None`: it must decide.
+fn read_plain(column: &Column, raw: &str) -> Option<pg_sys::Datum> {
+    if column.domain {
+        return None;
+    }
+    match column.form {
+        Form::Int2 => raw.parse::<i16>().ok().map(pg_sys::Datum::from),
+        Form::Int4 => raw.parse::<i32>().ok().map(pg_sys::Datum::from),
+        Form::Int8 => raw.parse::<i64>().ok().map(pg_sys::Datum::from),
+        Form::Oid => raw.parse::<u32>().ok().map(pg_sys::Datum::from),
+        Form::Bool => raw.parse::<bool>().ok().map(pg_sys::Datum::from),
+        _ => None,
+    }
+}
+
+/// Does the local value of a column differ from one in the journal? Equal texts of different
+/// images are the same value. Call under [`FixedOutput`].
+pub fn differs(column: &Column, local: Option<pg_sys::Datum>, raw: &str) -> Result<bool> {
+    Ok(match (local, read_value(column, raw)?) {
+        (None, None) => false,
+        // SAFETY: non-null values of the column.
+        (Some(a), Some(b)) if unsafe { value::same_image(column.storage, a, b) } => false,
+        (Some(a), Some(b)) => value_text(column, Some(a)) != value_text(column, Some(b)),
+        _ => true,
+    })
+}
+
+/// A value as the journal would have it. Call under [`FixedOutput`].
+pub fn value_text(column: &Column, value: Option<pg_sys::Datum>) -> String {
+    let mut text = String::new();
+    match value {
+        Some(datum) => push_value(&mut text, column, datum),
+        None => text.push_str("null"),
+    }
+    text
 }
 
 /// Reads an image and writes it again as the table's present column types do.

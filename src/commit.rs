@@ -19,7 +19,7 @@ use crate::pg::owner::AsOwner;
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
 use crate::pg::spool::Spool;
-use crate::pg::store::text_datum;
+use crate::pg::value::text_datum;
 use crate::pg::xact::{self, ActiveSnapshot};
 use crate::release;
 use crate::settings;
@@ -104,8 +104,10 @@ impl Changes {
                 self.deleted.push((touched.root, touched.key.clone()));
                 return Ok(());
             }
-            (None, Some(now)) => (Op::Insert, codec::key_in_image(&table, now), None, Some(now.clone())),
-            (Some(base), None) => (Op::Delete, codec::key_in_image(&table, base), Some(tracked(&table, base)), None),
+            (None, Some(now)) => (Op::Insert, codec::key_in_image(&table, now), None, Some(image::object(now))),
+            (Some(base), None) => {
+                (Op::Delete, codec::key_in_image(&table, base), Some(image::object(&tracked(&table, base))), None)
+            }
             (Some(base), Some(now)) => {
                 let (old, new) = diff::changed(base, now);
                 if new.is_empty() {
@@ -114,10 +116,10 @@ impl Changes {
                     }
                     return Ok(());
                 }
-                (Op::Update, codec::key_in_image(&table, base), Some(old), Some(new))
+                (Op::Update, codec::key_in_image(&table, base), Some(image::object(&old)), Some(image::object(&new)))
             }
         };
-        let change = diff::change(op, &source.name, &key, old.as_ref(), new.as_ref(), version);
+        let change = diff::change(op, &source.name, &key, old.as_deref(), new.as_deref(), version);
         for constraint in table.constraints() {
             let values = |image: &Option<Image<'_>>| -> Option<Vec<String>> {
                 let image = image.as_ref()?;

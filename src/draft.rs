@@ -343,6 +343,14 @@ pub fn take_captured() -> Captured {
     })
 }
 
+/// Has this transaction changed a `transaction` table?
+pub fn has_captured(root: pg_sys::Oid) -> bool {
+    let is_of_root = |event: &Event| match event {
+        Event::Base { root: of, .. } | Event::Rekey { root: of, .. } => *of == root,
+    };
+    BUSY.with(Cell::get) && with(|tx| tx.captured.events.iter().any(is_of_root))
+}
+
 /// What is to be announced at commit.
 pub fn take_notices() -> Vec<String> {
     if !BUSY.with(Cell::get) {

@@ -31,7 +31,7 @@ pub fn name_text(datum: pg_sys::Datum) -> String {
 const TRIGGERS: [&str; 3] = ["rowclaim_guard", "rowclaim_capture", "rowclaim_truncate"];
 
 /// Only the table's owner may; superusers are owners of everything.
-fn check_owner(relid: pg_sys::Oid) -> Result<()> {
+pub fn check_owner(relid: pg_sys::Oid) -> Result<()> {
     let user = user();
     let _owner = AsOwner::enter();
     let owns = spi::first(

@@ -1,6 +1,7 @@
 //! Dirty rows as `rowclaim.draft_row` keeps them.
 
-use crate::pg::store::{text_datum, Found, Store};
+use crate::pg::store::{Found, Store};
+use crate::pg::value::text_datum;
 use pgrx::pg_sys;
 
 /// The draft entries of rows: `rowclaim.draft_row`.

@@ -94,10 +94,31 @@ pub enum Error {
         journal: String,
         problem: String,
     },
+    /// A change of the journal that does not fit the replica.
+    ReplayDiverged(Box<Divergence>),
+    /// A journal that is written elsewhere.
+    JournalReplayed {
+        journal: String,
+    },
     /// Not one of rowclaim's own conditions: a privilege the caller lacks.
     Privilege {
         problem: String,
     },
+}
+
+/// Where replay stopped, and why.
+#[derive(Debug, Default, Clone)]
+pub struct Divergence {
+    pub journal: String,
+    pub seq: i64,
+    pub table: String,
+    pub key: Option<String>,
+    pub column: Option<String>,
+    /// JSON values: what the journal says the row was, and what it is here.
+    pub expected: Option<String>,
+    pub found: Option<String>,
+    pub problem: String,
+    pub hint: String,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -271,6 +292,34 @@ impl From<Error> for ErrorReport {
                     "journal_corrupt",
                     format!("journal {journal} is damaged: {problem}"),
                     "Run verify_journal() and compare with a backup or a replica.".into(),
+                )
+            }
+            Error::ReplayDiverged(at) => {
+                let row = RowName { table: at.table.clone(), key: at.key };
+                detail.insert("journal".into(), json!(at.journal));
+                detail.insert("seq".into(), json!(at.seq));
+                row.detail(&mut detail);
+                detail.insert("column".into(), json!(at.column));
+                for (name, value) in [("expected", at.expected), ("found", at.found)] {
+                    if let Some(value) = value {
+                        detail.insert(name.into(), raw(&value));
+                    }
+                }
+                let row = row.key.as_ref().map_or_else(|| format!("table {}", at.table), |_| row.people());
+                (
+                    ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    "replay_diverged",
+                    format!("changeset {} of journal {} does not fit {row}: {}", at.seq, at.journal, at.problem),
+                    at.hint,
+                )
+            }
+            Error::JournalReplayed { journal } => {
+                detail.insert("journal".into(), json!(journal));
+                (
+                    ERRCODE_OBJECT_IN_USE,
+                    "operation_refused",
+                    format!("journal {journal} is replayed here and written elsewhere"),
+                    "Commit where the journal comes from, or enable the table with a journal of this database.".into(),
                 )
             }
             Error::Privilege { problem } => {

@@ -6,6 +6,7 @@ use crate::ownership::Ownership;
 use crate::pg::owner::user;
 use crate::pg::spi::{self, Arg, Row, Sees};
 use crate::pg::store::Store;
+use crate::pg::value::text_datum;
 use crate::pg::xact;
 use crate::table::Table;
 use pgrx::pg_sys;
@@ -28,6 +29,37 @@ impl Claim {
 /// The table of claims.
 pub fn store() -> Store {
     Store::open(c"claim", c"claim_pkey")
+}
+
+/// Writes a new claim. Its reason is for people.
+pub fn insert(root: pg_sys::Oid, key: &str, claim: &Claim, reason: Option<&str>) {
+    let store = store();
+    // Where claims are published, triggers must see them.
+    if store.has_triggers() {
+        spi::run(
+            "INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at, expires_at, reason)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                Arg::oid(root),
+                Arg::str(key),
+                Arg::str(&claim.owner),
+                Arg::i64(claim.token),
+                Arg::timestamp(Some(claim.claimed_at)),
+                Arg::timestamp(claim.expires_at),
+                Arg::text(reason.map(str::to_owned)),
+            ],
+        );
+        return;
+    }
+    store.insert(&[
+        Some(pg_sys::Datum::from(root.to_u32())),
+        Some(text_datum(key)),
+        Some(text_datum(&claim.owner)),
+        Some(pg_sys::Datum::from(claim.token)),
+        Some(pg_sys::Datum::from(claim.claimed_at)),
+        claim.expires_at.map(pg_sys::Datum::from),
+        reason.map(text_datum),
+    ]);
 }
 
 /// The claim on a row.

@@ -84,6 +84,27 @@ pub fn plain_number(text: &str) -> &str {
     }
 }
 
+/// Schema and name in a qualified name as `quote_qualified_identifier()` writes it.
+pub fn split_name(text: &str) -> Option<(String, String)> {
+    let mut parts = vec![String::new()];
+    let (mut quoted, mut chars) = (false, text.chars().peekable());
+    while let Some(c) = chars.next() {
+        match (c, quoted) {
+            ('"', true) if chars.peek() == Some(&'"') => {
+                chars.next();
+                parts.last_mut()?.push('"');
+            }
+            ('"', _) => quoted = !quoted,
+            ('.', false) => parts.push(String::new()),
+            _ => parts.last_mut()?.push(c),
+        }
+    }
+    match <[String; 2]>::try_from(parts) {
+        Ok([schema, name]) if !schema.is_empty() && !name.is_empty() && !quoted => Some((schema, name)),
+        _ => None,
+    }
+}
+
 /// Joins two JSON objects that share no names.
 pub fn merge_objects(a: &str, b: &str) -> String {
     let inner = |text: &str| text.trim().trim_start_matches('{').len();
@@ -147,6 +168,14 @@ mod tests {
         for (text, plain) in [("1.50", "1.5"), ("10", "10"), ("-0.00", "0"), ("1e-10", "1e-10"), ("100.0", "100")] {
             assert_eq!(plain_number(text), plain);
         }
+    }
+
+    #[test]
+    fn names_split() {
+        let split = |text| split_name(text).map(|(a, b)| format!("{a}|{b}"));
+        assert_eq!(split("public.parts").as_deref(), Some("public|parts"));
+        assert_eq!(split(r#""a.""b".".c""#).as_deref(), Some("a.\"b|.c"));
+        assert_eq!((split("parts"), split("a.b.c"), split("\"a.b"), split(".")), (None, None, None, None));
     }
 
     #[test]

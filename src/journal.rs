@@ -6,7 +6,8 @@ use crate::pg::ffi::nextval;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
-use crate::pg::xact;
+use crate::pg::worker;
+use crate::pg::xact::{self, SubId};
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
@@ -14,8 +15,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// The most changes and bytes one part holds; a single larger change makes a part of its own.
-const PART_CHANGES: usize = 1_000;
-const PART_BYTES: usize = 4 << 20;
+pub const PART_CHANGES: usize = 1_000;
+pub const PART_BYTES: usize = 4 << 20;
+/// How long the next commit has to account for a failed number itself, in milliseconds.
+const VOID_DELAY: u32 = 3_000;
 /// A seal is due after this many entries.
 const SEAL_EVERY: i64 = 1_000;
 
@@ -23,6 +26,8 @@ pub struct Journal {
     pub id: i32,
     pub name: String,
     pub require_current: bool,
+    /// Received from another server: nothing is appended here.
+    pub replayed: bool,
     sequence: pg_sys::Oid,
 }
 
@@ -35,6 +40,7 @@ pub struct Head<'a> {
 }
 
 thread_local! {
+    static DRAWN: RefCell<Vec<Drawn>> = RefCell::default();
     static SEEN: RefCell<HashMap<i32, Seen>> = RefCell::default();
 }
 
@@ -55,25 +61,72 @@ pub fn forget() {
     });
 }
 
+/// A number drawn by the running transaction.
+#[derive(Clone, Copy)]
+struct Drawn {
+    journal: i32,
+    seq: i64,
+    sub: SubId,
+}
+
+pub fn after_transaction(aborted: bool) {
+    if aborted {
+        forget();
+        give_up(|_| true);
+    }
+    DRAWN.with(|drawn| drawn.borrow_mut().clear());
+}
+
+pub fn after_sub(sub: SubId, parent: Option<SubId>) {
+    match parent {
+        Some(parent) => DRAWN.with(|drawn| {
+            drawn.borrow_mut().iter_mut().filter(|number| number.sub == sub).for_each(|number| number.sub = parent)
+        }),
+        None => {
+            forget();
+            give_up(|number| number.sub == sub);
+        }
+    }
+}
+
+/// Numbers whose commit has failed must not hold up readers until somebody commits again: a
+/// background worker accounts for them.
+fn give_up(lost: impl Fn(&Drawn) -> bool) {
+    let numbers: Vec<Drawn> = DRAWN.with(|drawn| {
+        let (gone, kept) = drawn.borrow().iter().partition(|number| lost(number));
+        drawn.replace(kept);
+        gone
+    });
+    for Drawn { journal, seq, .. } in numbers {
+        worker::run(&format!("SELECT rowclaim.write_void({journal}, {seq})"), VOID_DELAY);
+    }
+}
+
 impl Journal {
     /// The journal of this name; its number sequence is made to exist and to be ahead of the
     /// entries (they may have been restored from a dump).
     pub fn find(name: &str) -> Result<Journal> {
         crate::table::remember_home();
         let found = spi::first(
-            "SELECT id, require_current, pg_catalog.to_regclass('rowclaim.journal_' || id || '_seq')::oid
+            "SELECT id, require_current, pg_catalog.to_regclass('rowclaim.journal_' || id || '_seq')::oid, replayed
              FROM rowclaim.journal_config WHERE name = $1",
             &[Arg::str(name)],
             Sees::Latest,
-            |row| (row.get::<i32>(1).unwrap_or_default(), row.get::<bool>(2).unwrap_or_default(), row.oid(3)),
+            |row| {
+                let replayed = row.get::<bool>(4).unwrap_or_default();
+                (row.get::<i32>(1).unwrap_or_default(), row.get::<bool>(2).unwrap_or_default(), row.oid(3), replayed)
+            },
         );
-        let Some((id, require_current, sequence)) = found else {
+        let Some((id, require_current, sequence, replayed)) = found else {
             return Err(Error::InvalidParameter {
                 parameter: "journal",
                 problem: format!("there is no journal {name}"),
             });
         };
-        let journal = |sequence| Journal { id, name: name.to_owned(), require_current, sequence };
+        let journal = |sequence| Journal { id, name: name.to_owned(), require_current, replayed, sequence };
+        if replayed {
+            return Ok(journal(pg_sys::InvalidOid));
+        }
         if let (Some(sequence), true) = (sequence, SEEN.with(|seen| seen.borrow().contains_key(&id))) {
             return Ok(journal(sequence));
         }
@@ -83,18 +136,29 @@ impl Journal {
         Ok(journal(sequence.flatten().unwrap_or(pg_sys::InvalidOid)))
     }
 
+    /// Refuses to append to a journal that is received from another server.
+    pub fn check_writable(&self) -> Result<()> {
+        match self.replayed {
+            true => Err(Error::JournalReplayed { journal: self.name.clone() }),
+            false => Ok(()),
+        }
+    }
+
     /// Draws the next number. Whoever sees the number drawn finds it locked by a live transaction
     /// or knows that its transaction has ended.
     fn draw(&self) -> i64 {
-        Lock::Draw { journal: self.id }.hold(|| {
+        let seq = Lock::Draw { journal: self.id }.hold(|| {
             let seq = nextval(self.sequence);
             Lock::Number { journal: self.id, seq }.acquire(Mode::Exclusive);
             seq
-        })
+        });
+        DRAWN.with(|drawn| drawn.borrow_mut().push(Drawn { journal: self.id, seq, sub: xact::current_sub() }));
+        seq
     }
 
     /// Appends an entry with these changes, in `order`; returns its number.
     pub fn append(&self, head: &Head, changes: &mut Spool, order: Option<&[u32]>) -> Result<i64> {
+        self.check_writable()?;
         self.seal_if_due()?;
         let seq = self.draw();
         self.write(seq, head, changes, order);
@@ -118,18 +182,66 @@ impl Journal {
                 bytes += size;
             }
         }
-        let mut previous = Vec::new();
         let count = parts.len() as i32;
-        for (number, range) in parts.into_iter().enumerate() {
+        let mut parts = parts.into_iter();
+        self.write_parts(seq, head, count, || {
             let mut text = String::from("[");
-            for i in range {
+            for i in parts.next().unwrap_or_default() {
                 if text.len() > 1 {
                     text.push(',');
                 }
                 changes.read(at(i), &mut text);
             }
             text.push(']');
-            previous = self.write_part(seq, number as i32 + 1, count, head, &text, &previous);
+            text
+        });
+    }
+
+    /// Writes an entry whose parts are given as texts.
+    fn write_parts(&self, seq: i64, head: &Head, count: i32, mut next: impl FnMut() -> String) {
+        let mut previous = Vec::new();
+        for number in 1..=count {
+            previous = self.write_part(seq, number, count, head, &next(), &previous);
+        }
+    }
+
+    /// Appends a baseline: `parts` are JSON arrays, completed by `finish` once every entry with a
+    /// smaller number is there, and `header` comes first.
+    pub fn append_baseline(
+        &self,
+        actor: &str,
+        header: &str,
+        parts: &mut Spool,
+        finish: impl FnOnce(&mut Spool, i64) -> Result<()>,
+    ) -> Result<i64> {
+        self.check_writable()?;
+        let seq = self.draw();
+        self.wait_for_numbers(seq)?;
+        finish(parts, seq)?;
+        let head = Head { kind: "baseline", actor, base: None, message: None };
+        let mut number = 0;
+        self.write_parts(seq, &head, parts.len() as i32 + 1, || {
+            let mut text = String::new();
+            match number {
+                0 => text.push_str(header),
+                _ => parts.read(number - 1, &mut text),
+            }
+            number += 1;
+            text
+        });
+        Ok(seq)
+    }
+
+    /// Waits until every number below `before` has its entry.
+    fn wait_for_numbers(&self, before: i64) -> Result<()> {
+        loop {
+            self.fill_gaps(before)?;
+            let prefix = SEEN.with(|seen| seen.borrow().get(&self.id).map_or(0, |seen| seen.prefix));
+            let missing = (prefix + 1..before).find(|&seq| !self.has(seq));
+            match missing {
+                None => return Ok(()),
+                Some(seq) => Lock::Number { journal: self.id, seq }.hold(|| ()),
+            }
         }
     }
 
@@ -179,6 +291,9 @@ impl Journal {
     ///
     /// Returns how many were written.
     pub fn fill_gaps(&self, before: i64) -> Result<i64> {
+        if self.replayed {
+            return Ok(0);
+        }
         let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied()).unwrap_or_else(|| {
             let sealed = self.sealed();
             Seen { prefix: sealed, sealed }
@@ -210,6 +325,35 @@ impl Journal {
             }
         }
         Ok(written)
+    }
+
+    /// Writes the `void` entry of a number whose transaction is failing, once it has. Not if no
+    /// later number was drawn: then nobody waits, and the next commit sees to it.
+    pub fn write_void(&self, seq: i64) {
+        // To the end of this short transaction: whoever draws next sees the entry.
+        Lock::Draw { journal: self.id }.acquire(Mode::Exclusive);
+        Lock::Number { journal: self.id, seq }.acquire(Mode::Exclusive);
+        let last = spi::first(
+            "SELECT pg_catalog.pg_sequence_last_value($1::pg_catalog.regclass)",
+            &[Arg::oid(self.sequence)],
+            Sees::Latest,
+            |row| row.i64(1),
+        );
+        if !self.replayed && last.flatten() > Some(seq) && !self.has(seq) {
+            let head = Head { kind: "void", actor: "", base: None, message: None };
+            self.write(seq, &head, &mut Spool::default(), None);
+        }
+    }
+
+    /// The journal with this id.
+    pub fn with_id(id: i32) -> Result<Journal> {
+        let name = spi::first(
+            "SELECT name FROM rowclaim.journal_config WHERE id = $1",
+            &[Arg::i32(id)],
+            Sees::Latest,
+            |row| row.text(1),
+        );
+        Journal::find(&name.flatten().unwrap_or_default())
     }
 
     /// The last number that has an entry; gaps after it concern nobody yet.
@@ -259,14 +403,21 @@ impl Journal {
     }
 
     pub fn stable(&self) -> i64 {
-        spi::first("SELECT rowclaim.stable_seq($1)", &[Arg::str(&self.name)], Sees::Latest, |row| row.i64(1))
+        self.stable_at(Sees::Latest)
+    }
+
+    /// The end of the contiguous prefix that `sees` shows.
+    pub fn stable_at(&self, sees: Sees) -> i64 {
+        spi::first("SELECT rowclaim.stable_seq($1)", &[Arg::str(&self.name)], sees, |row| row.i64(1))
             .flatten()
             .unwrap_or(0)
     }
 
-    /// Appends a seal over everything after the seal before; its number, or `None` when there is
-    /// nothing to seal. Waits for a seal in progress; a damaged journal is not sealed.
-    pub fn seal_now(&self) -> Result<Option<i64>> {
+    /// Appends a seal over everything after the seal before, up to the number `upto` if given; its
+    /// number, or `None` when there is nothing to seal. Waits for a seal in progress; a damaged
+    /// journal is not sealed.
+    pub fn seal_now(&self, upto: Option<i64>) -> Result<Option<i64>> {
+        self.check_writable()?;
         Lock::Seal { journal: self.id }.acquire(Mode::Exclusive);
         if let Some(finding) = verify(&self.name)?.first() {
             let part = finding.part.map(|part| format!(" part {part}")).unwrap_or_default();
@@ -274,7 +425,7 @@ impl Journal {
             return Err(Error::JournalCorrupt { journal: self.name.clone(), problem });
         }
         self.fill_gaps(self.last_entry())?;
-        let (sealed, stable) = (self.sealed(), self.stable());
+        let (sealed, stable) = (self.sealed(), self.stable().min(upto.unwrap_or(i64::MAX)));
         let anything = spi::run(
             "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq > $2 AND seq <= $3 AND kind <> 'seal' LIMIT 1",
             &[Arg::str(&self.name), Arg::i64(sealed), Arg::i64(stable)],
@@ -328,6 +479,37 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A stored part of an entry.
+pub struct Part {
+    pub seq: i64,
+    pub part: i32,
+    pub parts: i32,
+    pub kind: String,
+    pub changes: String,
+    pub hash: Vec<u8>,
+    header: String,
+}
+
+impl Part {
+    /// From (seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash).
+    pub fn read(journal: &str, row: &spi::Row) -> Part {
+        let seq = row.i64(1).unwrap_or_default();
+        let (part, parts) = (row.get::<i32>(2).unwrap_or_default(), row.get::<i32>(3).unwrap_or_default());
+        let kind = row.text(4).unwrap_or_default();
+        let (actor, base, xid, message) = (row.text(5), row.i64(6), row.text(7), row.text(8));
+        let header = serde_json::json!([journal, seq, part, parts, kind, actor, base, xid, message, row.timestamp(9)])
+            .to_string();
+        let changes = row.text(10).unwrap_or_default();
+        let hash = row.get::<Vec<u8>>(11).unwrap_or_default();
+        Part { seq, part, parts, kind, changes, hash, header }
+    }
+
+    /// Is the content what it was hashed as? `previous`: the hash of the part before.
+    pub fn is_authentic(&self, previous: &[u8]) -> bool {
+        entry_hash(&self.header, &self.changes, previous) == self.hash
+    }
+}
+
 /// One finding of `verify_journal`.
 pub struct Finding {
     pub seq: i64,
@@ -345,13 +527,14 @@ pub fn verify(name: &str) -> Result<Vec<Finding>> {
         Sees::Latest,
         |row| row.i64(1),
     );
-    let mut chain = Chain { seq: pruned.flatten().unwrap_or(0), ..Chain::default() };
+    let pruned = pruned.flatten().unwrap_or(0);
+    let mut chain = Chain { seq: pruned, pruned, ..Chain::default() };
     let mut cursor = spi::Cursor::open(
         "SELECT seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash
          FROM rowclaim.journal WHERE journal = $1 ORDER BY seq, part",
         &[Arg::str(name)],
     );
-    while cursor.fetch(100, |row| chain.check(name, row)) > 0 {}
+    while cursor.fetch(100, |row| chain.check(&Part::read(name, row))) > 0 {}
     chain.end_entry();
     Ok(chain.findings)
 }
@@ -360,6 +543,8 @@ pub fn verify(name: &str) -> Result<Vec<Finding>> {
 #[derive(Default)]
 struct Chain {
     findings: Vec<Finding>,
+    /// Entries up to this number were pruned.
+    pruned: i64,
     seq: i64,
     part: i32,
     parts: i32,
@@ -380,9 +565,8 @@ impl Chain {
         }
     }
 
-    fn check(&mut self, journal: &str, row: &spi::Row) {
-        let seq = row.i64(1).unwrap_or_default();
-        let (part, parts) = (row.get::<i32>(2).unwrap_or_default(), row.get::<i32>(3).unwrap_or_default());
+    fn check(&mut self, this: &Part) {
+        let (seq, part, parts) = (this.seq, this.part, this.parts);
         if seq != self.seq {
             self.end_entry();
             for missing in self.seq + 1..seq {
@@ -396,30 +580,16 @@ impl Chain {
             self.broken = true;
         }
         self.part = part;
-        let kind = row.text(4).unwrap_or_default();
-        let header = serde_json::json!([
-            journal,
-            seq,
-            part,
-            parts,
-            kind,
-            row.text(5),
-            row.i64(6),
-            row.text(7),
-            row.text(8),
-            row.timestamp(9)
-        ])
-        .to_string();
-        let changes = row.text(10).unwrap_or_default();
-        let stored = row.get::<Vec<u8>>(11).unwrap_or_default();
         // What follows a missing part cannot be checked: its hash is chained to the missing one.
         if parts != self.parts {
             self.report(seq, Some(part), "part does not belong to the entry");
-        } else if !self.broken && entry_hash(&header, &changes, &self.previous) != stored {
+        } else if !self.broken && !this.is_authentic(&self.previous) {
             self.report(seq, Some(part), "content does not match its hash");
-        } else if kind == "seal" {
-            match self.seal_range(&changes) {
+        } else if this.kind == "seal" {
+            match self.seal_range(&this.changes) {
                 Some((_, _, true)) => {}
+                // Nothing is left to compare with what was pruned.
+                Some((from, _, false)) if from <= self.pruned => {}
                 // Damage that was found by itself explains a seal that does not match.
                 Some((from, to, false)) if self.findings.iter().any(|f| (from..=to).contains(&f.seq)) => {}
                 Some((from, to, false)) => {
@@ -428,11 +598,11 @@ impl Chain {
                 None => self.report(seq, Some(part), "seal cannot be read"),
             }
         }
-        if kind == "seal" {
-            self.last_seal.clone_from(&stored);
+        if this.kind == "seal" {
+            self.last_seal.clone_from(&this.hash);
         }
-        self.since_seal.push((seq, stored.clone()));
-        self.previous = stored;
+        self.since_seal.push((seq, this.hash.clone()));
+        self.previous.clone_from(&this.hash);
     }
 
     /// The entries a seal covers and whether its chain matches them.

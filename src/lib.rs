@@ -8,7 +8,9 @@ pg_module_magic!(name = c"rowclaim", version = c"0.1.0");
 
 mod actor;
 mod api;
+mod baseline;
 mod capture;
+mod change;
 mod claim;
 mod codec;
 mod commit;
@@ -28,6 +30,7 @@ mod order;
 mod ownership;
 mod pg;
 mod release;
+mod replay;
 mod restore;
 mod settings;
 mod table;
@@ -36,7 +39,8 @@ extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
 extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["schema"]);
 extension_sql_file!("../sql/api.sql", name = "api", requires = ["triggers"]);
 extension_sql_file!("../sql/consumers.sql", name = "consumers", requires = ["api"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["consumers"]);
+extension_sql_file!("../sql/replicas.sql", name = "replicas", requires = ["consumers"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["replicas"]);
 extension_sql_file!("../sql/ddl_guards.sql", name = "ddl_guards", requires = ["views"], finalize);
 
 #[allow(non_snake_case)]
@@ -54,15 +58,12 @@ pub extern "C-unwind" fn _PG_init() {
         before_commit: commit::before_commit,
         after_transaction: |aborted| {
             actor::forget();
-            if aborted {
-                journal::forget();
-            }
+            replay::forget();
+            journal::after_transaction(aborted);
             draft::after_transaction();
         },
         after_sub: |sub, parent| {
-            if parent.is_none() {
-                journal::forget();
-            }
+            journal::after_sub(sub, parent);
             draft::after_sub(sub, parent);
         },
     });

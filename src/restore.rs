@@ -18,7 +18,7 @@ use crate::pg::fixed::FixedOutput;
 use crate::pg::owner::AsOwner;
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
-use crate::pg::store::text_datum;
+use crate::pg::value::text_datum;
 use crate::pg::xact;
 use crate::table::Table;
 use pgrx::pg_sys;
@@ -260,7 +260,7 @@ impl Selection<'_> {
                            WHERE r.draft = ANY ($1) AND t.relid = r.relid AND j.id = $2
                              AND ($3::oid IS NULL OR r.relid = $3) AND ($4::text IS NULL OR r.key = $4)
                            RETURNING r.*)
-             SELECT relid::oid, key, base, base_version, op, draft, leaf FROM gone ORDER BY base IS NOT NULL, op = 'd'",
+             SELECT relid::oid, key, base, base_version, op, draft, leaf FROM gone ORDER BY base IS NOT NULL, op = 'd', key",
             &[
                 Arg::ids(&ids),
                 Arg::i32(journal),

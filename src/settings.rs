@@ -16,12 +16,32 @@ pub enum Notify {
     All,
 }
 
+/// What replay does where the replica's row is not what the journal says.
+#[derive(Clone, Copy, PartialEq, Debug, PostgresGucEnum)]
+pub enum Mismatch {
+    #[name = c"error"]
+    Error,
+    #[name = c"overwrite"]
+    Overwrite,
+}
+
+/// What replay does where the replica lacks a table or column.
+#[derive(Clone, Copy, PartialEq, Debug, PostgresGucEnum)]
+pub enum Missing {
+    #[name = c"error"]
+    Error,
+    #[name = c"skip"]
+    Skip,
+}
+
 static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static MESSAGE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ENFORCE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DEFAULT_TTL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static DRAFT_TTL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static NOTIFY: GucSetting<Notify> = GucSetting::<Notify>::new(Notify::Commits);
+static REPLAY_MISMATCH: GucSetting<Mismatch> = GucSetting::<Mismatch>::new(Mismatch::Error);
+static REPLAY_MISSING: GucSetting<Missing> = GucSetting::<Missing>::new(Missing::Error);
 
 /// The longest actor name, in bytes.
 pub const ACTOR_MAX: usize = 255;
@@ -107,6 +127,22 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"rowclaim.replay_mismatch",
+        c"What replay does with a row that is not what the journal says: error or overwrite.",
+        c"For the server of a replica: set it with ALTER DATABASE or ALTER SYSTEM.",
+        &REPLAY_MISMATCH,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"rowclaim.replay_missing",
+        c"What replay does with changes of a table or column that is not there: error or skip.",
+        c"For the server of a replica: set it with ALTER DATABASE or ALTER SYSTEM.",
+        &REPLAY_MISSING,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     // SAFETY: a static string; from now on unknown rowclaim.* names are refused.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"rowclaim".as_ptr()) };
 }
@@ -135,6 +171,14 @@ pub fn default_ttl() -> Option<i64> {
 /// Seconds; `None` when drafts cannot be taken over.
 pub fn draft_ttl() -> Option<i64> {
     Some(i64::from(DRAFT_TTL.get())).filter(|&s| s > 0)
+}
+
+pub fn replay_mismatch() -> Mismatch {
+    REPLAY_MISMATCH.get()
+}
+
+pub fn replay_missing() -> Missing {
+    REPLAY_MISSING.get()
 }
 
 pub fn notify() -> Notify {

@@ -3,15 +3,16 @@
 
 use crate::error::{Error, Result, RowName};
 use crate::order::Role;
-use crate::pg::ffi::partition_ancestors;
+use crate::pg::ffi::{attribute, partition_ancestors};
 use crate::pg::fixed::FixedOutput;
+use crate::pg::shape::{self, Input, Shape};
 use crate::pg::spi::{self, Arg, Sees};
-use crate::pg::value::Storage;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::ops::Deref;
 use std::rc::Rc;
 
 /// A unique key, a referenced key or a foreign key.
@@ -21,38 +22,6 @@ pub struct Constraint {
     /// What giving values up and taking them means.
     pub out: Role,
     pub into: Role,
-}
-
-/// How a column's values are written as JSON.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Form {
-    Int2,
-    Int4,
-    Int8,
-    Oid,
-    Float,
-    Numeric,
-    Bool,
-    Text,
-    Char,
-    Other,
-}
-
-pub struct Column {
-    pub name: String,
-    /// The name as a JSON string with its colon: `"price":`.
-    pub label: String,
-    pub form: Form,
-    pub storage: Storage,
-    pub typmod: i32,
-    pub io_param: pg_sys::Oid,
-    pub base_type: pg_sys::Oid,
-    /// The table's owner: code of the type (domains inside it) runs as this role.
-    pub owner: pg_sys::Oid,
-    /// Out of the journal and free of claims when changed alone.
-    pub untracked: bool,
-    pub output: RefCell<pg_sys::FmgrInfo>,
-    pub input: RefCell<pg_sys::FmgrInfo>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -69,9 +38,7 @@ pub enum Committing {
 
 /// An enabled table, or a partition of one.
 pub struct Table {
-    pub relid: pg_sys::Oid,
-    /// The role that owns the relation.
-    pub owner: pg_sys::Oid,
+    shape: Rc<Shape>,
     /// The enabled table; differs from `relid` in a partition.
     pub root: pg_sys::Oid,
     pub partitioned: bool,
@@ -79,30 +46,20 @@ pub struct Table {
     pub committing: Committing,
     pub journal: Rc<str>,
     pub journal_id: i32,
-    pub natts: usize,
     pub owner_column: usize,
     pub version_column: usize,
     pub version_is_int4: bool,
     /// The constant default of the version column: what a new row starts with.
     pub version_default: i64,
     pub draft_column: usize,
-    /// Attribute indexes (0-based) of the primary key, in key order.
-    pub key: Vec<usize>,
-    pub key_index: pg_sys::Oid,
-    /// By attribute index; `None` for dropped, generated and ownership columns.
-    pub columns: Vec<Option<Column>>,
-    pub storage: Vec<Storage>,
-    /// Some column's text form depends on settings that only a GUC change reaches.
-    pub settings_matter: bool,
     /// What orders changes of this table inside a changeset; looked up at the first commit.
     pub constraints: OnceCell<Vec<Constraint>>,
-    memory: pg_sys::MemoryContext,
 }
 
-impl Drop for Table {
-    fn drop(&mut self) {
-        // SAFETY: holds only what the columns' function look-ups cached, unused from now on.
-        unsafe { pg_sys::MemoryContextDelete(self.memory) };
+impl Deref for Table {
+    type Target = Shape;
+    fn deref(&self) -> &Shape {
+        &self.shape
     }
 }
 
@@ -192,14 +149,9 @@ impl Table {
         qualified_name(self.root)
     }
 
-    /// The column at an attribute index, if its values are recorded.
-    pub fn column(&self, index: usize) -> Option<&Column> {
-        self.columns.get(index).and_then(Option::as_ref)
-    }
-
-    /// Attribute index and column of the recorded column with this name.
-    pub fn column_named(&self, name: &str) -> Option<(usize, &Column)> {
-        self.columns.iter().enumerate().find_map(|(i, c)| c.as_ref().filter(|c| c.name == name).map(|c| (i, c)))
+    /// What its rows look like.
+    pub fn shape(&self) -> Rc<Shape> {
+        self.shape.clone()
     }
 
     /// May `user` see key values? As in PostgreSQL's own foreign key errors: not under row
@@ -268,35 +220,6 @@ impl Table {
             constraints
         })
     }
-
-    /// The qualified equality operator of a key column.
-    pub fn equality(&self, position: usize) -> String {
-        // SAFETY: the index is opened while its operator family is read.
-        let operator = unsafe {
-            let index = pg_sys::relation_open(self.key_index, pg_sys::AccessShareLock as i32);
-            let typ = *(*index).rd_opcintype.add(position);
-            let operator = pg_sys::get_opfamily_member(
-                *(*index).rd_opfamily.add(position),
-                typ,
-                typ,
-                pg_sys::BTEqualStrategyNumber as i16,
-            );
-            pg_sys::relation_close(index, pg_sys::AccessShareLock as i32);
-            operator
-        };
-        spi::first(
-            "SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-             FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE o.oid = $1",
-            &[Arg::oid(operator)],
-            Sees::Latest,
-            |row| row.text(1).unwrap_or_default(),
-        )
-        .unwrap_or_else(|| "OPERATOR(pg_catalog.=)".into())
-    }
-
-    pub fn has_key_column(&self, index: usize) -> bool {
-        self.key.contains(&index)
-    }
 }
 
 struct Settings {
@@ -354,151 +277,48 @@ fn partition_ancestors_of(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     }
 }
 
-/// The base type and typmod below any number of domains.
-fn base_type(typ: pg_sys::Oid, typmod: i32) -> (pg_sys::Oid, i32) {
-    let mut typmod = typmod;
-    // SAFETY: a syscache look-up.
-    let base = unsafe { pg_sys::getBaseTypeAndTypmod(typ, &mut typmod) };
-    (base, typmod)
-}
-
-fn form_of(base: pg_sys::Oid) -> Form {
-    match base {
-        pg_sys::INT2OID => Form::Int2,
-        pg_sys::INT4OID => Form::Int4,
-        pg_sys::INT8OID => Form::Int8,
-        pg_sys::OIDOID => Form::Oid,
-        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Form::Float,
-        pg_sys::NUMERICOID => Form::Numeric,
-        pg_sys::BOOLOID => Form::Bool,
-        // xml is stored as text; its output function would leave the declaration out.
-        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::XMLOID => Form::Text,
-        pg_sys::CHAROID => Form::Char,
-        _ => Form::Other,
-    }
-}
-
-/// Does the text form depend on `search_path` or `lc_monetary`, for all we know?
-fn settings_matter(typ: pg_sys::Oid) -> bool {
-    let (base, _) = base_type(typ, -1);
-    // SAFETY: syscache look-ups.
-    unsafe {
-        let element = pg_sys::get_element_type(base);
-        if element != pg_sys::InvalidOid {
-            return settings_matter(element);
-        }
-        match pg_sys::get_typtype(base) as u8 {
-            pg_sys::TYPTYPE_ENUM => false,
-            pg_sys::TYPTYPE_RANGE => settings_matter(pg_sys::get_range_subtype(base)),
-            pg_sys::TYPTYPE_BASE => {
-                base.to_u32() >= pg_sys::FirstNormalObjectId
-                    || matches!(
-                        base,
-                        pg_sys::MONEYOID
-                            | pg_sys::REGCLASSOID
-                            | pg_sys::REGPROCOID
-                            | pg_sys::REGPROCEDUREOID
-                            | pg_sys::REGOPEROID
-                            | pg_sys::REGOPERATOROID
-                            | pg_sys::REGTYPEOID
-                            | pg_sys::REGROLEOID
-                            | pg_sys::REGNAMESPACEOID
-                            | pg_sys::REGCONFIGOID
-                            | pg_sys::REGDICTIONARYOID
-                            | pg_sys::REGCOLLATIONOID
-                    )
-            }
-            _ => true,
-        }
-    }
-}
-
 fn build(relid: pg_sys::Oid) -> Result<Option<Table>> {
     remember_home();
     // SAFETY: the relation is opened, and so locked, before its settings are read; what is kept of
-    // its descriptor is copied, and function look-ups cache in a context the table owns.
+    // its descriptor is copied.
     unsafe {
         let relation = pg_sys::try_relation_open(relid, pg_sys::AccessShareLock as i32);
         if relation.is_null() {
             return Ok(None);
         }
-        let result = settings(relid).map(|settings| {
-            let memory = pg_sys::AllocSetContextCreateInternal(
-                pg_sys::TopMemoryContext,
-                c"rowclaim table".as_ptr(),
-                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
-            );
-            describe(relation, settings, memory)
-        });
+        let result = settings(relid).map(|settings| describe(relation, settings));
         pg_sys::relation_close(relation, pg_sys::AccessShareLock as i32);
         result.transpose()
     }
 }
 
 /// # Safety
-/// `relation` is open and `memory` is a fresh context.
-unsafe fn describe(relation: pg_sys::Relation, settings: Settings, memory: pg_sys::MemoryContext) -> Result<Table> {
+/// `relation` is open.
+unsafe fn describe(relation: pg_sys::Relation, settings: Settings) -> Result<Table> {
     let relid = (*relation).rd_id;
-    let desc = (*relation).rd_att;
-    let natts = (*desc).natts as usize;
-    let missing = |column: &str| Error::UnsupportedTable {
-        table: qualified_name(relid),
-        problem: format!("column {column} is missing"),
-        hint: "Call disable_claims() and enable_claims() again.".into(),
+    let names = shape::attribute_names(relation);
+    let attribute_named = |name: &str| {
+        names.iter().position(|n| n.as_deref() == Some(name)).ok_or_else(|| Error::UnsupportedTable {
+            table: qualified_name(relid),
+            problem: format!("column {name} is missing"),
+            hint: "Call disable_claims() and enable_claims() again.".into(),
+        })
     };
-    let (mut owner, mut version, mut draft) = (None, None, None);
-    let mut columns = Vec::with_capacity(natts);
-    let mut storage = Vec::with_capacity(natts);
-    let mut version_is_int4 = false;
-    let mut matters = false;
-    for index in 0..natts {
-        let att = crate::pg::ffi::attribute(desc, index as i32);
-        storage.push(Storage { by_value: (*att).attbyval, len: (*att).attlen });
-        if (*att).attisdropped {
-            columns.push(None);
-            continue;
-        }
-        let name = CStr::from_ptr((*att).attname.data.as_ptr()).to_string_lossy().into_owned();
-        if name == settings.owner {
-            owner = Some(index);
-        } else if name == settings.version {
-            version = Some(index);
-            version_is_int4 = (*att).atttypid == pg_sys::INT4OID;
-        } else if name == settings.draft {
-            draft = Some(index);
-        } else if (*att).attgenerated == 0 {
-            let (base, typmod) = base_type((*att).atttypid, (*att).atttypmod);
-            let (mut out, mut input, mut io_param, mut varlena) =
-                (pg_sys::InvalidOid, pg_sys::InvalidOid, pg_sys::InvalidOid, false);
-            pg_sys::getTypeOutputInfo(base, &mut out, &mut varlena);
-            pg_sys::getTypeInputInfo(base, &mut input, &mut io_param);
-            let look_up = |function: pg_sys::Oid| {
-                let mut info = pg_sys::FmgrInfo::default();
-                pg_sys::fmgr_info_cxt(function, &mut info, memory);
-                RefCell::new(info)
-            };
-            matters |= settings_matter(base);
-            columns.push(Some(Column {
-                label: format!("{}:", serde_json::Value::from(name.as_str())),
-                untracked: settings.untracked.contains(&name),
-                name,
-                form: form_of(base),
-                storage: storage[index],
-                typmod,
-                io_param,
-                base_type: base,
-                owner: (*(*relation).rd_rel).relowner,
-                output: look_up(out),
-                input: look_up(input),
-            }));
-            continue;
-        }
-        columns.push(None);
+    let (owner, version, draft) =
+        (attribute_named(&settings.owner)?, attribute_named(&settings.version)?, attribute_named(&settings.draft)?);
+    let typ = |index: usize| (*attribute((*relation).rd_att, index as i32)).atttypid;
+    let fits = typ(owner) == pg_sys::TEXTOID
+        && [pg_sys::INT8OID, pg_sys::INT4OID].contains(&typ(version))
+        && typ(draft) == pg_sys::INT8OID;
+    if !fits {
+        return Err(Error::UnsupportedTable {
+            table: qualified_name(relid),
+            problem: "its ownership columns have other types than text, bigint and bigint".into(),
+            hint: "Give the columns their types back.".into(),
+        });
     }
-    let key_index = pg_sys::RelationGetPrimaryKeyIndex(relation);
-    if key_index == pg_sys::InvalidOid {
+    let shape = Shape::describe(relation, &[owner, version, draft], &settings.untracked, Input::Base);
+    if shape.key_index == pg_sys::InvalidOid {
         return Err(Error::UnsupportedTable {
             table: qualified_name(relid),
             problem: "it has no primary key".into(),
@@ -506,39 +326,18 @@ unsafe fn describe(relation: pg_sys::Relation, settings: Settings, memory: pg_sy
         });
     }
     Ok(Table {
-        relid,
-        owner: (*(*relation).rd_rel).relowner,
         root: settings.root,
         partitioned: (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE,
         claiming: if settings.claiming == "auto" { Claiming::Auto } else { Claiming::Required },
         committing: if settings.committing == "transaction" { Committing::Transaction } else { Committing::Explicit },
         journal: settings.journal.into(),
         journal_id: settings.journal_id,
-        natts,
-        owner_column: owner.ok_or_else(|| missing(&settings.owner))?,
-        version_column: version.ok_or_else(|| missing(&settings.version))?,
-        version_is_int4,
+        owner_column: owner,
+        version_column: version,
+        version_is_int4: typ(version) == pg_sys::INT4OID,
         version_default: settings.version_default,
-        draft_column: draft.ok_or_else(|| missing(&settings.draft))?,
-        key: index_columns(key_index),
-        key_index,
-        columns,
-        storage,
-        settings_matter: matters,
+        draft_column: draft,
         constraints: OnceCell::new(),
-        memory,
+        shape: Rc::new(shape),
     })
-}
-
-/// The 0-based attribute indexes an index is on.
-fn index_columns(index: pg_sys::Oid) -> Vec<usize> {
-    // SAFETY: the index is opened while its descriptor is read.
-    unsafe {
-        let relation = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
-        let form = (*relation).rd_index;
-        let keys = (*form).indkey.values.as_slice((*form).indnkeyatts as usize);
-        let result = keys.iter().map(|&attnum| attnum as usize - 1).collect();
-        pg_sys::index_close(relation, pg_sys::AccessShareLock as i32);
-        result
-    }
 }

@@ -9,6 +9,21 @@ mod raw {
     extern "C-unwind" {
         pub fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
         pub fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
+        pub fn ExecSetupPartitionTupleRouting(
+            estate: *mut pg_sys::EState,
+            rel: pg_sys::Relation,
+        ) -> *mut pg_sys::PartitionTupleRouting;
+        pub fn ExecFindPartition(
+            mtstate: *mut pg_sys::ModifyTableState,
+            root: *mut pg_sys::ResultRelInfo,
+            proute: *mut pg_sys::PartitionTupleRouting,
+            slot: *mut pg_sys::TupleTableSlot,
+            estate: *mut pg_sys::EState,
+        ) -> *mut pg_sys::ResultRelInfo;
+        pub fn ExecCleanupTupleRouting(
+            mtstate: *mut pg_sys::ModifyTableState,
+            proute: *mut pg_sys::PartitionTupleRouting,
+        );
         pub static mut bytea_output: core::ffi::c_int;
         pub static mut xmloption: core::ffi::c_int;
     }
@@ -18,6 +33,35 @@ mod raw {
 pub fn nextval(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: the function takes plain values and raises errors the boundary turns into panics.
     unsafe { pg_guard_ffi_boundary(|| raw::nextval_internal(sequence, false)) }
+}
+
+/// Prepares the executor to find partitions of `rel`.
+///
+/// # Safety
+/// The relation is open and the estate is alive, until [`end_routing`].
+pub unsafe fn start_routing(estate: *mut pg_sys::EState, rel: pg_sys::Relation) -> *mut pg_sys::PartitionTupleRouting {
+    pg_guard_ffi_boundary(|| raw::ExecSetupPartitionTupleRouting(estate, rel))
+}
+
+/// The partition the row in `slot` belongs into; an error if there is none.
+///
+/// # Safety
+/// `proute` comes from [`start_routing`], with the same estate.
+pub unsafe fn find_partition(
+    mtstate: *mut pg_sys::ModifyTableState,
+    root: *mut pg_sys::ResultRelInfo,
+    proute: *mut pg_sys::PartitionTupleRouting,
+    slot: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+) -> pg_sys::Oid {
+    let info = pg_guard_ffi_boundary(|| raw::ExecFindPartition(mtstate, root, proute, slot, estate));
+    (*(*info).ri_RelationDesc).rd_id
+}
+
+/// # Safety
+/// Nothing of the routing is used afterwards.
+pub unsafe fn end_routing(mtstate: *mut pg_sys::ModifyTableState, proute: *mut pg_sys::PartitionTupleRouting) {
+    pg_guard_ffi_boundary(|| raw::ExecCleanupTupleRouting(mtstate, proute));
 }
 
 /// The partitioned tables above a partition, nearest first.

@@ -38,7 +38,7 @@ impl Arg {
     }
     /// JSON text that is known to be well-formed.
     pub fn json(text: &str) -> Arg {
-        Arg(pg_sys::JSONOID, Some(super::store::text_datum(text)))
+        Arg(pg_sys::JSONOID, Some(super::value::text_datum(text)))
     }
     pub fn bytes(value: &[u8]) -> Arg {
         Arg(pg_sys::BYTEAOID, value.into_datum())
@@ -55,6 +55,8 @@ pub enum Sees {
     Transaction,
     /// Everything committed by now, whatever the isolation level.
     Latest,
+    /// What was committed at a [`super::xact::Moment`].
+    At(pg_sys::Snapshot),
 }
 
 /// One result row; columns count from 1 as in SPI.
@@ -156,6 +158,7 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], sees: Sees, mut visit: impl F
         let snapshot = match sees {
             Sees::Transaction => std::ptr::null_mut(),
             Sees::Latest => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
+            Sees::At(snapshot) => pg_sys::RegisterSnapshot(snapshot),
         };
         let code = pg_sys::SPI_execute_snapshot(
             plan,
@@ -213,6 +216,34 @@ pub fn first<T>(sql: &'static str, args: &[Arg], sees: Sees, mut map: impl FnMut
 pub fn run_as_is(sql: &str, args: &[Arg], visit: impl FnMut(&Row)) -> u64 {
     let _spi = Connection::open();
     execute(prepare(sql, args), args, Sees::Transaction, visit)
+}
+
+/// A statement made up for the occasion and run often, as whoever is `current_user`.
+pub struct Prepared(pg_sys::SPIPlanPtr);
+
+impl Prepared {
+    /// The values of `args` do not matter here, only their types.
+    pub fn new(sql: &str, args: &[Arg]) -> Prepared {
+        let _spi = Connection::open();
+        let plan = prepare(sql, args);
+        // SAFETY: the plan was just prepared; keeping moves it out of this SPI connection.
+        unsafe { pg_sys::SPI_keepplan(plan) };
+        Prepared(plan)
+    }
+
+    pub fn run(&self, args: &[Arg], visit: impl FnMut(&Row)) -> u64 {
+        let _spi = Connection::open();
+        execute(self.0, args, Sees::Latest, visit)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: kept in new() and not used again.
+            unsafe { pg_sys::SPI_freeplan(self.0) };
+        }
+    }
 }
 
 /// A cursor over an internal statement, also over one that writes and returns rows; its result

@@ -1,6 +1,8 @@
 //! Direct writes to the extension's own tables, for the paths that run once per user row.
 //! No privileges are involved, so nothing has to be switched.
 
+use super::value::text_datum;
+use super::xact::Moment;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -65,6 +67,18 @@ impl Store {
 
     /// As [`Store::find`] by an index on relid and attribute `column` (0-based).
     pub fn find_by(&self, relid: pg_sys::Oid, key: &str, column: i16) -> Option<Found> {
+        let now = Moment::now();
+        // SAFETY: the snapshot is this call's own copy. This command's own entries count too.
+        unsafe { (*now.snapshot()).curcid = pg_sys::CommandId::MAX - 1 };
+        self.look_up(relid, key, column, &now)
+    }
+
+    /// As [`Store::find`], in what was committed at a moment.
+    pub fn find_at(&self, relid: pg_sys::Oid, key: &str, moment: &Moment) -> Option<Found> {
+        self.look_up(relid, key, 1, moment)
+    }
+
+    fn look_up(&self, relid: pg_sys::Oid, key: &str, column: i16, moment: &Moment) -> Option<Found> {
         // SAFETY: the scan keys match the index (relid oid, key text); the tuple is copied before
         // the scan ends.
         unsafe {
@@ -84,14 +98,11 @@ impl Store {
                 pg_sys::Oid::from(pg_sys::F_TEXTEQ),
                 text,
             );
-            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-            // This command's own entries count too.
-            (*snapshot).curcid = pg_sys::CommandId::MAX - 1;
-            let scan = pg_sys::systable_beginscan(self.relation, self.index, true, snapshot, 2, keys.as_mut_ptr());
+            let scan =
+                pg_sys::systable_beginscan(self.relation, self.index, true, moment.snapshot(), 2, keys.as_mut_ptr());
             let tuple = pg_sys::systable_getnext(scan);
             let found = (!tuple.is_null()).then(|| self.copy(tuple));
             pg_sys::systable_endscan(scan);
-            pg_sys::UnregisterSnapshot(snapshot);
             pg_sys::pfree(text.cast_mut_ptr());
             found
         }
@@ -106,6 +117,12 @@ impl Store {
         pg_sys::heap_deform_tuple(tuple, desc, datums.as_mut_ptr(), nulls.as_mut_ptr());
         let values = datums.into_iter().zip(nulls).map(|(d, null)| (!null).then_some(d)).collect();
         Found { tid: (*tuple).t_self, values, tuple }
+    }
+
+    /// Are there triggers, which a direct write would not fire?
+    pub fn has_triggers(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { !(*self.relation).trigdesc.is_null() }
     }
 
     /// Appends a row.
@@ -153,10 +170,4 @@ impl Drop for Store {
             unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as i32) };
         }
     }
-}
-
-/// A text datum in the current memory context.
-pub fn text_datum(text: &str) -> pg_sys::Datum {
-    // SAFETY: copies `len` bytes.
-    unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) as usize) }
 }

@@ -34,6 +34,11 @@ impl Values {
         unsafe { (!*self.nulls.add(index)).then(|| *self.values.add(index)) }
     }
 
+    /// All attributes of a row; the arrays must outlive the result.
+    pub fn of_arrays(values: &[pg_sys::Datum], nulls: &[bool]) -> Values {
+        Values { values: values.as_ptr(), nulls: nulls.as_ptr(), len: values.len().min(nulls.len()) }
+    }
+
     /// All attributes of a slot; valid until the slot changes.
     ///
     /// # Safety
@@ -85,11 +90,6 @@ impl Call {
         // SAFETY: as above.
         let event = unsafe { (*self.data).tg_event };
         event & pg_sys::TRIGGER_EVENT_ROW != 0 && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == 0
-    }
-
-    pub fn relation(&self) -> pg_sys::Relation {
-        // SAFETY: as above.
-        unsafe { (*self.data).tg_relation }
     }
 
     pub fn relid(&self) -> pg_sys::Oid {
@@ -151,31 +151,4 @@ impl Call {
 pub fn in_apply_worker() -> bool {
     // SAFETY: a plain test of process state.
     unsafe { pg_sys::IsLogicalWorker() }
-}
-
-/// Visits every row of an open relation.
-pub fn scan_all<E>(relation: pg_sys::Relation, mut visit: impl FnMut(Values) -> Result<(), E>) -> Result<(), E> {
-    // SAFETY: a sequential scan under a registered snapshot; the arrays have one entry per
-    // attribute and live through the visit.
-    unsafe {
-        let desc = (*relation).rd_att;
-        let natts = (*desc).natts as usize;
-        let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0); natts], vec![false; natts]);
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
-        let scratch = super::memory::Scratch::new();
-        let mut result = Ok(());
-        while result.is_ok() {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            let _entered = scratch.enter();
-            pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-            result = visit(Values { values: values.as_ptr(), nulls: nulls.as_ptr(), len: natts });
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::UnregisterSnapshot(snapshot);
-        result
-    }
 }

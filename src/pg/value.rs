@@ -71,3 +71,9 @@ pub unsafe fn same_image(storage: Storage, a: pg_sys::Datum, b: pg_sys::Datum) -
         }
     }
 }
+
+/// A text datum in the current memory context.
+pub fn text_datum(text: &str) -> pg_sys::Datum {
+    // SAFETY: copies `len` bytes.
+    unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) as usize) }
+}

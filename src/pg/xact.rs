@@ -1,5 +1,6 @@
 //! Transaction and subtransaction callbacks, registered once per backend, and identifiers.
 
+use super::spi::Sees;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -71,6 +72,36 @@ pub fn in_subtransaction<T, E>(body: impl FnOnce() -> Result<Option<T>, E>) -> R
             .execute();
         end(matches!(result, Ok(Some(_))));
         result
+    }
+}
+
+/// What is committed at a moment, and this transaction's own writes.
+pub struct Moment {
+    snapshot: pg_sys::Snapshot,
+}
+
+impl Moment {
+    pub fn now() -> Moment {
+        // SAFETY: unregistered in Drop, or by the transaction's abort.
+        Moment { snapshot: unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) } }
+    }
+
+    pub fn snapshot(&self) -> pg_sys::Snapshot {
+        self.snapshot
+    }
+
+    /// For statements that are to see just that; the moment must outlive them.
+    pub fn sees(&self) -> Sees {
+        Sees::At(self.snapshot)
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered in now().
+            unsafe { pg_sys::UnregisterSnapshot(self.snapshot) };
+        }
     }
 }
 

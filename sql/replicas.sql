@@ -2,28 +2,20 @@
 
 -- Receiving -------------------------------------------------------------------------------------
 
--- Entries that arrive again are the same or an error; what arrives is applied at the end of the transaction.
 CREATE FUNCTION rowclaim.receive_entry() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_receive';
-CREATE FUNCTION rowclaim.replay_entry() RETURNS trigger
-    LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_replay';
-COMMENT ON FUNCTION rowclaim.receive_entry() IS 'On a replica: ignores entries that have arrived before.';
-COMMENT ON FUNCTION rowclaim.replay_entry() IS 'On a replica: applies entries in the order of their numbers.';
-
+COMMENT ON FUNCTION rowclaim.receive_entry() IS
+    'On a replica: applies entries in the order of their numbers, and ignores those that have arrived before.';
 CREATE TRIGGER receive BEFORE INSERT ON rowclaim.journal
     FOR EACH ROW EXECUTE FUNCTION rowclaim.receive_entry();
-CREATE CONSTRAINT TRIGGER replay AFTER INSERT ON rowclaim.journal DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION rowclaim.replay_entry();
-ALTER TABLE rowclaim.journal ENABLE REPLICA TRIGGER receive, ENABLE REPLICA TRIGGER replay;
+ALTER TABLE rowclaim.journal ENABLE REPLICA TRIGGER receive;
 
--- Starts the replay of a journal if its beginning is here: entry 1, or the entry after the last one
--- that was pruned, which a seal over pruned numbers proves.
+-- Starts the replay of a journal if its beginning is here: entry 1, or the entry after those that were pruned.
 CREATE FUNCTION rowclaim.start_replay(journal text) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config rowclaim.journal_config;
     first  bigint;
-    sealed bigint;
 BEGIN
     SELECT * INTO config FROM rowclaim.journal_config c WHERE c.name = start_replay.journal;
     IF pg_catalog.pg_sequence_last_value(pg_catalog.to_regclass('rowclaim.journal_' || config.id || '_seq')) IS NOT NULL THEN
@@ -32,20 +24,19 @@ BEGIN
                   DETAIL = pg_catalog.json_build_object('reason', 'operation_refused', 'journal', start_replay.journal),
                   HINT = 'Subscribe in another database, or commit to journals of other names in one of the two.';
     END IF;
-    SELECT pg_catalog.min(j.seq) INTO first FROM rowclaim.journal j WHERE j.journal = start_replay.journal;
-    IF first > 1 THEN
-        SELECT pg_catalog.max((j.changes -> 0 ->> 'to')::bigint) INTO sealed
-        FROM rowclaim.journal j WHERE j.journal = start_replay.journal AND j.kind = 'seal';
-        IF sealed IS NULL OR sealed < first - 1 THEN
-            RETURN false;
-        END IF;
+    first := rowclaim.first_seq(start_replay.journal);
+    INSERT INTO rowclaim.journal_config (name) VALUES (start_replay.journal) ON CONFLICT DO NOTHING;
+    INSERT INTO rowclaim.replay_state (journal) VALUES (start_replay.journal) ON CONFLICT DO NOTHING;
+    -- Pruning leaves a seal that says so.
+    IF first - 1 > rowclaim.pruned_seq(start_replay.journal) THEN
+        RETURN false;
     END IF;
-    INSERT INTO rowclaim.journal_config (name, replayed, pruned_seq) VALUES (start_replay.journal, true, first - 1)
-    ON CONFLICT (name) DO UPDATE SET replayed = true, pruned_seq = excluded.pruned_seq;
-    INSERT INTO rowclaim.replay_position (journal, applied_seq, applied_at, skips)
-    SELECT start_replay.journal, first - 1, pg_catalog.clock_timestamp(), pg_catalog.jsonb_object_agg(b.target, b.seq)
-    FROM (SELECT j.changes -> 0 ->> 'table' AS target, pg_catalog.max(j.seq) AS seq FROM rowclaim.journal j
-          WHERE j.journal = start_replay.journal AND j.kind = 'baseline' AND j.part = 1 GROUP BY 1) b;
+    UPDATE rowclaim.replay_state p
+    SET started = true, skips = (
+            SELECT pg_catalog.jsonb_object_agg(b.target, b.seq)
+            FROM (SELECT j.changes -> 0 ->> 'table' AS target, pg_catalog.max(j.seq) AS seq FROM rowclaim.journal j
+                  WHERE j.journal = start_replay.journal AND j.kind = 'baseline' AND j.part = 1 GROUP BY 1) b)
+    WHERE p.journal = start_replay.journal;
     RETURN true;
 END $$;
 
@@ -66,21 +57,32 @@ CREATE FUNCTION rowclaim.write_void(journal_id int, seq bigint) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_write_void';
 COMMENT ON FUNCTION rowclaim.write_void(int, bigint) IS 'Accounts for a number whose commit has failed.';
 
+-- Whatever has arrived without a gap has been applied, in the transaction that brought it.
+CREATE VIEW rowclaim.replay_position AS
+    SELECT s.journal, CASE WHEN s.started THEN rowclaim.stable_seq(s.journal) END AS applied_seq
+    FROM rowclaim.replay_state s;
+COMMENT ON VIEW rowclaim.replay_position IS 'On a replica: how far each journal has been applied; NULL: its beginning has not arrived.';
+
 CREATE VIEW rowclaim.replay AS
-    SELECT p.journal, r.received_seq, p.applied_seq, p.applied_at,
-           CASE WHEN r.received_seq > p.applied_seq THEN p.applied_seq + 1 END AS missing_seq,
+    SELECT journal, r.received_seq, p.applied_seq,
+           (SELECT j.committed_at FROM rowclaim.journal j
+            WHERE j.journal = p.journal AND j.seq = p.applied_seq AND j.part = 1) AS applied_committed_at,
+           CASE WHEN r.received_seq > coalesce(p.applied_seq, 0) THEN coalesce(p.applied_seq, 0) + 1 END AS missing_seq,
            r.waiting, f.seq AS failing_seq, f.target AS failing_target, f.key::jsonb AS failing_key, f.message AS failure,
-           f.failed_at, f.attempts, p.overwritten, p.skipped
-    FROM rowclaim.replay_position p
+           f.failed_at, f.attempts, coalesce(s.overwritten, 0) AS overwritten, coalesce(s.skipped, 0) AS skipped
+    FROM (SELECT p.*, coalesce(p.applied_seq, 0) AS upto FROM rowclaim.replay_position p) p
+    JOIN rowclaim.replay_state s USING (journal)
+    FULL JOIN (SELECT * FROM rowclaim.replay_failure f
+               WHERE pg_catalog.has_table_privilege(pg_catalog.to_regclass(f.target), 'SELECT') IS NOT FALSE
+                 AND NOT EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = f.journal AND j.seq = f.seq AND j.part = 1)) f
+        USING (journal)
     CROSS JOIN LATERAL (
         SELECT pg_catalog.max(j.seq) AS received_seq,
-               pg_catalog.count(*) FILTER (WHERE j.part = 1 AND j.seq > p.applied_seq) AS waiting
-        FROM rowclaim.journal j WHERE j.journal = p.journal AND j.seq >= p.applied_seq) r
-    LEFT JOIN rowclaim.replay_failure f ON f.journal = p.journal AND f.seq > p.applied_seq
-        AND pg_catalog.has_table_privilege(pg_catalog.to_regclass(f.target), 'SELECT') IS NOT FALSE;
+               pg_catalog.count(*) FILTER (WHERE j.part = 1 AND j.seq > coalesce(p.upto, 0)) AS waiting
+        FROM rowclaim.journal j WHERE j.journal = coalesce(p.journal, f.journal) AND j.seq >= coalesce(p.upto, 0)) r;
 COMMENT ON VIEW rowclaim.replay IS
     'On a replica: how far each journal has been received and applied, and what it waits for or fails at.';
-GRANT SELECT ON rowclaim.replay TO PUBLIC;
+GRANT SELECT ON rowclaim.replay, rowclaim.replay_position TO PUBLIC;
 
 CREATE FUNCTION wait_for_changeset(seq bigint, journal text DEFAULT 'main', timeout interval DEFAULT NULL) RETURNS boolean
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_wait_for_changeset';
@@ -109,18 +111,27 @@ BEGIN
     IF TG_OP <> 'DELETE' THEN
         INSERT INTO rowclaim.published_claim (journal, relid, target, key, owner, token, claimed_at, expires_at, reason)
         SELECT t.journal, c.relid, c.relid::text, c.key, c.owner, c.token, c.claimed_at, c.expires_at, c.reason
-        FROM new_claims c JOIN rowclaim.enabled_table t ON t.relid = c.relid;
+        FROM new_claims c JOIN rowclaim.enabled_table t ON t.relid = c.relid
+        -- Claims on tables of a journal that is replayed here are nobody else's business.
+        WHERE NOT EXISTS (SELECT FROM rowclaim.replay_state p WHERE p.journal = t.journal);
     END IF;
     RETURN NULL;
 END $$;
 
--- On a replica: the last word on a row replaces the ones before.
+-- On a replica: the last word on a row replaces the ones before, a new copy all of them.
 CREATE FUNCTION rowclaim.receive_claim() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM rowclaim.published_claim p
     WHERE p.journal = NEW.journal AND p.relid IS NULL
       AND (p.id = NEW.id OR (p.target = NEW.target AND p.key = NEW.key AND p.id < NEW.id));
+    -- The first row of a journal in a copy; the name of the setting is nobody else's.
+    IF EXISTS (SELECT FROM pg_catalog.pg_stat_get_subscription(NULL) s WHERE s.pid = pg_catalog.pg_backend_pid() AND s.relid IS NOT NULL)
+       AND pg_catalog.strpos(coalesce(pg_catalog.current_setting('rowclaim_copied.journals', true), ''), pg_catalog.quote_literal(NEW.journal)) = 0 THEN
+        DELETE FROM rowclaim.published_claim p WHERE p.journal = NEW.journal AND p.relid IS NULL;
+        PERFORM pg_catalog.set_config('rowclaim_copied.journals',
+            coalesce(pg_catalog.current_setting('rowclaim_copied.journals', true), '') || pg_catalog.quote_literal(NEW.journal), true);
+    END IF;
     RETURN NEW;
 END $$;
 CREATE FUNCTION rowclaim.forget_claim() RETURNS trigger
@@ -153,7 +164,8 @@ BEGIN
         ENABLE ALWAYS TRIGGER publish_delete;
     INSERT INTO rowclaim.published_claim (journal, relid, target, key, owner, token, claimed_at, expires_at, reason)
     SELECT t.journal, c.relid, c.relid::text, c.key, c.owner, c.token, c.claimed_at, c.expires_at, c.reason
-    FROM rowclaim.claim c JOIN rowclaim.enabled_table t ON t.relid = c.relid ORDER BY c.token;
+    FROM rowclaim.claim c JOIN rowclaim.enabled_table t ON t.relid = c.relid
+    WHERE NOT EXISTS (SELECT FROM rowclaim.replay_state p WHERE p.journal = t.journal) ORDER BY c.token;
 END $$;
 
 -- Publishing ------------------------------------------------------------------------------------
@@ -222,26 +234,36 @@ CREATE FUNCTION rowclaim.prune_limits(journal text) RETURNS TABLE (seq bigint, n
         JOIN rowclaim.journal j ON j.journal = prune_limits.journal AND j.part = 1
         CROSS JOIN LATERAL (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS next) x
         WHERE s.slot_type = 'logical' AND s.plugin = 'pgoutput' AND s.database = pg_catalog.current_database()
-          AND j.xid::text::bigint >= x.next - pg_catalog.age(s.catalog_xmin) AND j.xid::text::bigint <= x.next
+          AND s.wal_status IS DISTINCT FROM 'lost'
+          -- Numbers of another life of this database, restored since, say nothing.
+          AND j.xid::text::bigint BETWEEN x.next - 2000000000 AND x.next
+          AND pg_catalog.age(j.xid::xid) <= pg_catalog.age(s.catalog_xmin)
         GROUP BY s.slot_name
         UNION ALL
-        SELECT p.applied_seq + 1, 'replay' FROM rowclaim.replay_position p WHERE p.journal = prune_limits.journal;
+        SELECT coalesce(p.applied_seq, 0) + 1, 'replay' FROM rowclaim.replay_position p WHERE p.journal = prune_limits.journal;
     END;
 
 CREATE FUNCTION rowclaim.prune(journal text, keep_from bigint, wanted_by text, dry_run boolean,
     OUT pruned_seq bigint, OUT entries bigint, OUT limited_by text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    config rowclaim.journal_config;
+    pruned bigint  := coalesce(rowclaim.pruned_seq(prune.journal), 0);
+    ours   boolean := NOT EXISTS (SELECT FROM rowclaim.replay_state p WHERE p.journal = prune.journal);
     upto   bigint;
     step   bigint;
+    uncovered text;
 BEGIN
-    SELECT * INTO config FROM rowclaim.journal_config c WHERE c.name = prune.journal;
-    IF NOT FOUND THEN
+    IF NOT EXISTS (SELECT FROM rowclaim.journal_config c WHERE c.name = prune.journal) THEN
         RAISE EXCEPTION 'there is no journal %', prune.journal
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = '{"reason":"invalid_parameter","parameter":"journal"}',
                   HINT = 'See rowclaim.journal_config for the journals there are.';
+    END IF;
+    IF dry_run IS NULL THEN
+        RAISE EXCEPTION 'dry_run is null'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"dry_run"}',
+                  HINT = 'Give true to see what would be pruned, false to prune.';
     END IF;
     IF keep_from IS NULL THEN
         RAISE EXCEPTION 'keep says which entries stay: an age or a seq'
@@ -254,42 +276,65 @@ BEGIN
           UNION ALL SELECT rowclaim.stable_seq(prune.journal) + 1, 'the last complete entry'
           UNION ALL SELECT p.seq, p.needed_by FROM rowclaim.prune_limits(prune.journal) p) l
     ORDER BY l.seq, l.needed_by <> prune.wanted_by LIMIT 1;
-    pruned_seq := greatest(upto - 1, config.pruned_seq);
-    IF config.replayed THEN
-        -- Only a seal tells those who start later where the journal begins; none is made here.
-        pruned_seq := least(pruned_seq, greatest(rowclaim.sealed_seq(prune.journal), config.pruned_seq));
-    ELSIF NOT dry_run AND pruned_seq > rowclaim.sealed_seq(prune.journal) THEN
-        PERFORM rowclaim.seal(prune.journal, pruned_seq);
+    pruned_seq := greatest(upto - 1, pruned);
+    IF NOT ours THEN
+        -- A seal tells those who start later where the journal begins; none is made here.
+        SELECT coalesce(pg_catalog.max((j.changes -> 0 ->> 'pruned')::bigint), 0) INTO step
+        FROM rowclaim.journal j WHERE j.journal = prune.journal AND j.kind = 'seal';
+        IF pruned_seq > greatest(step, pruned) THEN
+            pruned_seq := greatest(step, pruned);
+            limited_by := 'the source, which has pruned up to ' || step;
+        END IF;
     END IF;
     SELECT pg_catalog.count(*) INTO entries FROM rowclaim.journal j
     WHERE j.journal = prune.journal AND j.seq <= prune.pruned_seq AND j.part = 1;
     IF dry_run OR entries = 0 THEN
         RETURN;
     END IF;
-    UPDATE rowclaim.journal_config c SET pruned_seq = prune.pruned_seq WHERE c.name = prune.journal;
-    FOR step IN SELECT s FROM pg_catalog.generate_series(config.pruned_seq, prune.pruned_seq - 1, 100000) s LOOP
+    FOR uncovered IN
+        SELECT t.relid::text FROM rowclaim.enabled_table t
+        WHERE t.journal = prune.journal AND NOT EXISTS (
+            SELECT FROM rowclaim.journal j
+            WHERE j.journal = t.journal AND j.kind = 'baseline' AND j.part = 1 AND j.changes -> 0 ->> 'table' = t.relid::text)
+        ORDER BY 1
+    LOOP
+        RAISE WARNING 'table % has no baseline: who starts to follow journal % from now on lacks its rows', uncovered, prune.journal
+            USING HINT = pg_catalog.format('Call baseline_table(%L).', uncovered);
+    END LOOP;
+    IF ours THEN
+        PERFORM rowclaim.seal_pruned(prune.journal, pruned_seq);
+    END IF;
+    FOR step IN SELECT s FROM pg_catalog.generate_series(pruned, prune.pruned_seq - 1, 100000) s LOOP
         DELETE FROM rowclaim.journal j
         WHERE j.journal = prune.journal AND j.seq > step AND j.seq <= least(step + 100000, prune.pruned_seq);
-        IF prune.pruned_seq - config.pruned_seq > 100000 THEN
+        IF prune.pruned_seq - pruned > 100000 THEN
             RAISE NOTICE 'pruned journal % up to % of %', prune.journal, least(step + 100000, prune.pruned_seq), prune.pruned_seq;
         END IF;
     END LOOP;
 END $$;
 
-CREATE FUNCTION rowclaim.seal(journal text, upto bigint) RETURNS bigint
-    LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_seal_upto';
-COMMENT ON FUNCTION rowclaim.seal(text, bigint) IS 'Appends a seal over the entries up to a number.';
+CREATE FUNCTION rowclaim.seal_pruned(journal text, pruned bigint) RETURNS bigint
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_seal_pruned';
+COMMENT ON FUNCTION rowclaim.seal_pruned(text, bigint) IS 'Appends a seal which says that entries up to a number are about to go.';
 
 CREATE FUNCTION prune_journal(journal text, keep interval, dry_run boolean DEFAULT false,
     OUT pruned_seq bigint, OUT entries bigint, OUT limited_by text)
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    BEGIN ATOMIC
-        SELECT p.pruned_seq, p.entries, p.limited_by
-        FROM rowclaim.prune(prune_journal.journal, CASE WHEN keep IS NOT NULL THEN coalesce(
-            (SELECT pg_catalog.min(j.seq) FROM rowclaim.journal j
-             WHERE j.journal = prune_journal.journal AND j.committed_at >= pg_catalog.clock_timestamp() - keep),
-            9223372036854775807) END, 'keep', dry_run) p;
-    END;
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keep_from bigint;
+BEGIN
+    IF keep < '0' THEN
+        RAISE EXCEPTION 'keep is negative'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"keep"}',
+                  HINT = 'Give the age up to which entries stay.';
+    END IF;
+    IF keep IS NOT NULL THEN
+        SELECT coalesce(pg_catalog.min(j.seq), 9223372036854775807) INTO keep_from FROM rowclaim.journal j
+        WHERE j.journal = prune_journal.journal AND j.committed_at >= pg_catalog.clock_timestamp() - keep;
+    END IF;
+    SELECT p.* INTO pruned_seq, entries, limited_by FROM rowclaim.prune(prune_journal.journal, keep_from, 'keep', dry_run) p;
+END $$;
 CREATE FUNCTION prune_journal(journal text, keep bigint, dry_run boolean DEFAULT false,
     OUT pruned_seq bigint, OUT entries bigint, OUT limited_by text)
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -318,7 +363,7 @@ COMMENT ON FUNCTION prune_journal(text, text, boolean) IS
 
 REVOKE ALL ON FUNCTION create_journal_publication(text, text[]), prune_journal(text, interval, boolean),
     prune_journal(text, bigint, boolean), prune_journal(text, text, boolean), rowclaim.prune(text, bigint, text, boolean),
-    rowclaim.prune_limits(text), rowclaim.seal(text, bigint), rowclaim.start_replay(text),
+    rowclaim.prune_limits(text), rowclaim.seal_pruned(text, bigint), rowclaim.start_replay(text),
     rowclaim.note_failure(text, bigint, text, text, text), rowclaim.write_void(int, bigint),
     rowclaim.publish_claims(), rowclaim.receive_claim(), rowclaim.forget_claim(), rowclaim.start_publishing_claims(),
-    rowclaim.receive_entry(), rowclaim.replay_entry() FROM PUBLIC;
+    rowclaim.receive_entry() FROM PUBLIC;

@@ -43,7 +43,9 @@ CREATE VIEW rowclaim.changesets AS
     )
     SELECT j.journal, j.seq, pg_catalog.min(j.actor) AS actor, pg_catalog.min(j.committed_at) AS committed_at,
            pg_catalog.min(j.message) AS message,
-           pg_catalog.sum(pg_catalog.json_array_length(j.changes))::bigint AS changes, pg_catalog.min(j.base) AS base
+           -- The header of a baseline is no change.
+           (pg_catalog.sum(pg_catalog.json_array_length(j.changes))
+            - CASE pg_catalog.min(j.kind) WHEN 'baseline' THEN 1 ELSE 0 END)::bigint AS changes, pg_catalog.min(j.base) AS base
     FROM rowclaim.journal j JOIN stable s ON s.journal = j.journal AND j.seq <= s.seq
     WHERE j.kind IN ('changeset', 'baseline')
     GROUP BY j.journal, j.seq;
@@ -60,7 +62,7 @@ CREATE VIEW rowclaim.changes WITH (security_barrier) AS
     JOIN stable s ON s.journal = j.journal AND j.seq <= s.seq
     CROSS JOIN LATERAL pg_catalog.json_array_elements(
         rowclaim.visible_changes_to_me(j.changes)) WITH ORDINALITY AS c(e, n)
-    WHERE j.kind IN ('changeset', 'baseline');
+    WHERE j.kind = 'changeset' OR (j.kind = 'baseline' AND c.e ->> 'op' <> 'baseline');
 COMMENT ON VIEW rowclaim.changes IS
     'Committed changes, one row per changed row, of tables the caller may SELECT.';
 

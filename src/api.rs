@@ -319,15 +319,15 @@ sql_function! {
     pg_finfo_rowclaim_seal_journal, rowclaim_seal_journal, |call| (|| {
         xact::writes(c"seal_journal()");
         let _owner = AsOwner::enter();
-        Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_now(None)?))
+        Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_now()?))
     })()
 }
 
 sql_function! {
-    /// `rowclaim.seal(journal, upto)`.
-    pg_finfo_rowclaim_seal_upto, rowclaim_seal_upto, |call| (|| {
+    /// `rowclaim.seal_pruned(journal, pruned)`.
+    pg_finfo_rowclaim_seal_pruned, rowclaim_seal_pruned, |call| (|| {
         let _owner = AsOwner::enter();
-        Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_now(call.arg::<i64>(1))?))
+        Ok(call.value(Journal::find(&journal_name(call, 0)?)?.seal_pruned(call.arg::<i64>(1).unwrap_or_default())?))
     })()
 }
 

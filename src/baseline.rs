@@ -97,6 +97,18 @@ pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
     }
     let journal = Journal::find(&table.journal)?;
     journal.check_writable()?;
+    let mut leaves = Vec::new();
+    spi::query(
+        "SELECT c.oid, greatest(c.reltuples, 0)::float8 FROM pg_catalog.pg_class c
+         WHERE c.relkind = 'r' AND (c.oid = $1 OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t))",
+        &[Arg::oid(target)],
+        Sees::Latest,
+        |row| leaves.extend(row.oid(1).map(|oid| (oid, row.get::<f64>(2).unwrap_or(0.0)))),
+    );
+    for (leaf, _) in &leaves {
+        // SAFETY: as above; TRUNCATE would empty them under the snapshot.
+        unsafe { pg_sys::LockRelationOid(*leaf, pg_sys::AccessShareLock as i32) };
+    }
     xact::bump_command();
     let moment = Moment::now();
     let at = moment.sees();
@@ -112,16 +124,6 @@ pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
     spi::query("SELECT id FROM rowclaim.draft WHERE journal_id = $1", &[Arg::i32(journal.id)], at, |row| {
         open.extend(row.i64(1));
     });
-    let mut leaves = Vec::new();
-    spi::query(
-        "SELECT t.relid::oid, greatest(c.reltuples, 0)::float8
-         FROM pg_catalog.pg_partition_tree($1) t JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf
-         UNION ALL SELECT oid, greatest(reltuples, 0)::float8 FROM pg_catalog.pg_class WHERE oid = $1 AND relkind = 'r' AND NOT relispartition
-         AND NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree($1))",
-        &[Arg::oid(target)],
-        Sees::Latest,
-        |row| leaves.extend(row.oid(1).map(|oid| (oid, row.get::<f64>(2).unwrap_or(0.0)))),
-    );
     let expected = leaves.iter().map(|leaf| leaf.1).sum();
     let mut baseline = Baseline { table, name, open, parts: Parts::default(), rows: 0, expected };
     for (leaf, _) in leaves {
@@ -141,7 +143,8 @@ pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
         *done = std::mem::take(&mut parts.done);
         Ok(())
     })?;
-    pgrx::notice!("baseline of {name}: {rows} rows, changeset {seq} of journal {}", journal.name);
+    let s = if rows == 1 { "" } else { "s" };
+    pgrx::notice!("baseline of {name}: {rows} row{s}, changeset {seq} of journal {}", journal.name);
     Ok(seq)
 }
 
@@ -178,6 +181,7 @@ impl Baseline {
             match store.find_at(table.root, &key, moment).map(|found| Entry::of(&found)) {
                 // Uncommitted: as the row was, with what its draft has not touched.
                 Some(Entry { base: Some(base), version, .. }) => {
+                    let base = image::object(&codec::tracked(&self.table, &image::parse_image(&base)?));
                     self.emit(&image::fill_missing(&base, &image)?, version.unwrap_or(1))
                 }
                 Some(_) => Ok(()),

@@ -258,14 +258,15 @@ fn update(call: &Call) -> Result<()> {
     let new_key = if changed.key { codec::key_text(&table, new) } else { old_key.clone() };
     if table.committing == Committing::Transaction {
         if first || changed.external {
-            let base = base_image(&table, old, Some(new));
+            let base = base_image(&table, old, (!changed.key).then_some(new));
             record_base(&table, &old_key, Some(base), Some(before.version));
         }
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
     draft::ensure_header(&table, id);
     if first {
-        let base = base_image(&table, old, Some(new));
+        // A row that moves to another key may leave its image there, where nothing completes it.
+        let base = base_image(&table, old, (!changed.key).then_some(new));
         let entry = Entry::touched(b'u', id, base, Some(before.version), table.relid);
         entries().insert(&entry.row(table.root, &old_key));
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
@@ -324,7 +325,10 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
         entry.op = if entry.base.is_some() { b'u' } else { b'i' };
     }
     if let (Some(base), Some(images)) = (&entry.base, images) {
-        entry.base = Some(add_missing(table, base, images.old, images.new)?);
+        entry.base = Some(match old_key == new_key {
+            true => add_missing(table, base, images.old, images.new)?,
+            false => image::fill_missing(base, &base_image(table, images.old, None))?,
+        });
     }
     let taken = if old_key == new_key { None } else { own_entry(table, &store, new_key, me)? };
     let Some(taken) = taken else {

@@ -138,6 +138,11 @@ pub fn key_in_image(table: &Table, image: &Image) -> String {
     image::object(&key.collect())
 }
 
+/// The columns of an image that are journaled.
+pub fn tracked<'a>(table: &Table, image: &Image<'a>) -> Image<'a> {
+    image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
+}
+
 /// Reads the text form of a value of `column`; the datum is palloc'd in the current context.
 ///
 /// Raises the input function's own error for malformed text.

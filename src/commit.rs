@@ -22,6 +22,7 @@ use crate::pg::spool::Spool;
 use crate::pg::value::text_datum;
 use crate::pg::xact::{self, ActiveSnapshot};
 use crate::release;
+use crate::replay;
 use crate::settings;
 use crate::table::{Committing, Table};
 use pgrx::pg_sys;
@@ -105,9 +106,12 @@ impl Changes {
                 return Ok(());
             }
             (None, Some(now)) => (Op::Insert, codec::key_in_image(&table, now), None, Some(image::object(now))),
-            (Some(base), None) => {
-                (Op::Delete, codec::key_in_image(&table, base), Some(image::object(&tracked(&table, base))), None)
-            }
+            (Some(base), None) => (
+                Op::Delete,
+                codec::key_in_image(&table, base),
+                Some(image::object(&codec::tracked(&table, base))),
+                None,
+            ),
             (Some(base), Some(now)) => {
                 let (old, new) = diff::changed(base, now);
                 if new.is_empty() {
@@ -181,11 +185,6 @@ impl Changes {
         }
         Ok(())
     }
-}
-
-/// The columns of an image that are journaled.
-fn tracked<'a>(table: &Table, image: &Image<'a>) -> Image<'a> {
-    image.iter().filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked)).cloned().collect()
 }
 
 /// `commit_changes()`: the whole draft of the current actor in a journal as one changeset.
@@ -386,6 +385,7 @@ fn net(captured: &mut Captured) -> Vec<NetRow> {
 
 /// What is left to do just before commit or PREPARE TRANSACTION (which allows no NOTIFY).
 pub fn before_commit(prepare: bool) {
+    replay::before_commit(prepare);
     let captured = draft::take_captured();
     if !captured.events.is_empty() {
         check(commit_transaction(captured));

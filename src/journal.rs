@@ -6,6 +6,8 @@ use crate::pg::ffi::nextval;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
+use crate::pg::trigger::Values;
+use crate::pg::value::{bytes, text};
 use crate::pg::worker;
 use crate::pg::xact::{self, SubId};
 use pgrx::pg_sys;
@@ -108,7 +110,8 @@ impl Journal {
     pub fn find(name: &str) -> Result<Journal> {
         crate::table::remember_home();
         let found = spi::first(
-            "SELECT id, require_current, pg_catalog.to_regclass('rowclaim.journal_' || id || '_seq')::oid, replayed
+            "SELECT id, require_current, pg_catalog.to_regclass('rowclaim.journal_' || id || '_seq')::oid,
+                    EXISTS (SELECT FROM rowclaim.replay_state r WHERE r.journal = name)
              FROM rowclaim.journal_config WHERE name = $1",
             &[Arg::str(name)],
             Sees::Latest,
@@ -315,6 +318,12 @@ impl Journal {
             },
         );
         missing.extend(expected..before);
+        if !missing.is_empty() {
+            // What was pruned meanwhile is not missing. Read after the entries, it covers them.
+            let pruned = self.pruned();
+            missing.retain(|&seq| seq > pruned);
+            prefix = prefix.max(pruned);
+        }
         SEEN.with(|all| all.borrow_mut().insert(self.id, Seen { prefix, ..seen }));
         let mut written = 0;
         for seq in missing {
@@ -382,6 +391,12 @@ impl Journal {
             .unwrap_or(0)
     }
 
+    fn pruned(&self) -> i64 {
+        spi::first("SELECT rowclaim.pruned_seq($1)", &[Arg::str(&self.name)], Sees::Latest, |row| row.i64(1))
+            .flatten()
+            .unwrap_or(0)
+    }
+
     fn seal_if_due(&self) -> Result<()> {
         let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied());
         if seen.is_none_or(|seen| seen.prefix - seen.sealed < SEAL_EVERY) {
@@ -390,7 +405,7 @@ impl Journal {
         if (Lock::Seal { journal: self.id }).try_acquire(Mode::Exclusive) {
             let (sealed, stable) = (self.sealed(), self.stable());
             if stable - sealed >= SEAL_EVERY {
-                self.seal(sealed, stable)?;
+                self.seal(sealed, stable, None)?;
             }
             let sealed = self.sealed();
             SEEN.with(|all| {
@@ -413,10 +428,29 @@ impl Journal {
             .unwrap_or(0)
     }
 
-    /// Appends a seal over everything after the seal before, up to the number `upto` if given; its
-    /// number, or `None` when there is nothing to seal. Waits for a seal in progress; a damaged
-    /// journal is not sealed.
-    pub fn seal_now(&self, upto: Option<i64>) -> Result<Option<i64>> {
+    /// Appends a seal over everything after the seal before; its number, or `None` when there is
+    /// nothing to seal. Waits for a seal in progress; a damaged journal is not sealed.
+    pub fn seal_now(&self) -> Result<Option<i64>> {
+        let (sealed, stable) = self.ready_to_seal()?;
+        let anything = spi::run(
+            "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq > $2 AND seq <= $3 AND kind <> 'seal' LIMIT 1",
+            &[Arg::str(&self.name), Arg::i64(sealed), Arg::i64(stable)],
+        );
+        if anything == 0 {
+            return Ok(None);
+        }
+        self.seal(sealed, stable, None).map(Some)
+    }
+
+    /// Appends a seal that says where the journal begins once the entries up to `pruned` are gone.
+    /// If it can, it ends there, so that later seals can still be checked.
+    pub fn seal_pruned(&self, pruned: i64) -> Result<i64> {
+        let (sealed, stable) = self.ready_to_seal()?;
+        self.seal(sealed, if pruned > sealed { pruned } else { stable }, Some(pruned))
+    }
+
+    /// The last sealed and the last complete number, of a journal that is whole.
+    fn ready_to_seal(&self) -> Result<(i64, i64)> {
         self.check_writable()?;
         Lock::Seal { journal: self.id }.acquire(Mode::Exclusive);
         if let Some(finding) = verify(&self.name)?.first() {
@@ -425,18 +459,10 @@ impl Journal {
             return Err(Error::JournalCorrupt { journal: self.name.clone(), problem });
         }
         self.fill_gaps(self.last_entry())?;
-        let (sealed, stable) = (self.sealed(), self.stable().min(upto.unwrap_or(i64::MAX)));
-        let anything = spi::run(
-            "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq > $2 AND seq <= $3 AND kind <> 'seal' LIMIT 1",
-            &[Arg::str(&self.name), Arg::i64(sealed), Arg::i64(stable)],
-        );
-        if anything == 0 {
-            return Ok(None);
-        }
-        self.seal(sealed, stable).map(Some)
+        Ok((self.sealed(), self.stable()))
     }
 
-    fn seal(&self, after: i64, upto: i64) -> Result<i64> {
+    fn seal(&self, after: i64, upto: i64, pruned: Option<i64>) -> Result<i64> {
         let mut chain = Sha256::new();
         let previous = spi::first(
             "SELECT hash FROM rowclaim.journal WHERE journal = $1 AND kind = 'seal' ORDER BY seq DESC LIMIT 1",
@@ -453,9 +479,10 @@ impl Journal {
         );
         let mut content = Spool::default();
         content.push(&format!(
-            "{{\"op\":\"seal\",\"from\":{},\"to\":{upto},\"entries\":{entries},\"chain\":\"{}\"}}",
+            "{{\"op\":\"seal\",\"from\":{},\"to\":{upto},\"entries\":{entries},\"chain\":\"{}\"{}}}",
             after + 1,
-            hex(&chain.finalize())
+            hex(&chain.finalize()),
+            pruned.map(|pruned| format!(",\"pruned\":{pruned}")).unwrap_or_default()
         ));
         let seq = self.draw();
         let head = Head { kind: "seal", actor: "", base: None, message: None };
@@ -491,6 +518,24 @@ pub struct Part {
 }
 
 impl Part {
+    /// From a row of `rowclaim.journal` in a trigger.
+    pub fn of_values(row: Values) -> Option<Part> {
+        // SAFETY: the attributes of rowclaim.journal, in order, with their types.
+        unsafe {
+            let journal = text(row.get(0)?);
+            let (seq, part, parts) =
+                (row.get(1)?.value() as i64, row.get(2)?.value() as i32, row.get(3)?.value() as i32);
+            let (kind, actor) = (text(row.get(4)?), text(row.get(5)?));
+            let (base, message) = (row.get(6).map(|d| d.value() as i64), row.get(8).map(|d| text(d)));
+            let (xid, at) = (row.get(7)?.value() as u64, row.get(9)?.value() as i64);
+            let header =
+                serde_json::json!([journal, seq, part, parts, kind, actor, base, xid.to_string(), message, at])
+                    .to_string();
+            let hash = bytes(row.get(11)?);
+            Some(Part { seq, part, parts, kind: kind.to_owned(), changes: text(row.get(10)?).to_owned(), hash, header })
+        }
+    }
+
     /// From (seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash).
     pub fn read(journal: &str, row: &spi::Row) -> Part {
         let seq = row.i64(1).unwrap_or_default();
@@ -520,14 +565,7 @@ pub struct Finding {
 /// Checks every entry: hashes, parts, gaps and seals. Numbers after the last entry are not
 /// judged: a commit in flight, a failed one and a removed one look the same until a seal.
 pub fn verify(name: &str) -> Result<Vec<Finding>> {
-    Journal::find(name)?;
-    let pruned = spi::first(
-        "SELECT pruned_seq FROM rowclaim.journal_config WHERE name = $1",
-        &[Arg::str(name)],
-        Sees::Latest,
-        |row| row.i64(1),
-    );
-    let pruned = pruned.flatten().unwrap_or(0);
+    let pruned = Journal::find(name)?.pruned();
     let mut chain = Chain { seq: pruned, pruned, ..Chain::default() };
     let mut cursor = spi::Cursor::open(
         "SELECT seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash

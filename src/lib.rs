@@ -58,7 +58,7 @@ pub extern "C-unwind" fn _PG_init() {
         before_commit: commit::before_commit,
         after_transaction: |aborted| {
             actor::forget();
-            replay::forget();
+            replay::after_transaction(aborted);
             journal::after_transaction(aborted);
             draft::after_transaction();
         },

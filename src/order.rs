@@ -23,6 +23,15 @@ pub enum Role {
     Removes,
 }
 
+/// Change `from` stands before change `to`.
+#[derive(Clone, Copy)]
+struct Edge {
+    from: u32,
+    to: u32,
+    /// Because of a unique value, not of a foreign key.
+    unique: bool,
+}
+
 #[derive(Default)]
 pub struct Order {
     tokens: Vec<(u64, Role, u32)>,
@@ -39,37 +48,50 @@ impl Order {
     /// The order to write `count` changes in; `None`: as captured.
     pub fn solve(mut self, count: usize) -> Option<Vec<u32>> {
         let edges = self.edges();
-        if edges.iter().all(|(from, to)| from < to) {
+        if edges.iter().all(|edge| edge.from < edge.to) {
             return None;
         }
-        let mut after: HashMap<u32, Vec<u32>> = HashMap::new();
-        let mut waiting = vec![0u32; count];
-        for (from, to) in edges {
-            after.entry(from).or_default().push(to);
-            waiting[to as usize] += 1;
+        let mut after: HashMap<u32, Vec<Edge>> = HashMap::new();
+        // How many changes each is waiting for, and how many of these for a unique value.
+        let (mut waiting, mut unique) = (vec![0u32; count], vec![0u32; count]);
+        let mut frees = vec![false; count];
+        for edge in edges {
+            waiting[edge.to as usize] += 1;
+            unique[edge.to as usize] += u32::from(edge.unique);
+            frees[edge.from as usize] |= edge.unique;
+            after.entry(edge.from).or_default().push(edge);
         }
         let mut ready: BinaryHeap<Reverse<u32>> =
             (0..count as u32).filter(|&i| waiting[i as usize] == 0).map(Reverse).collect();
+        // Changes that wait for foreign keys only, and those that free unique values.
+        let mut yielding: BinaryHeap<Reverse<u32>> =
+            (0..count as u32).filter(|&i| waiting[i as usize] > 0 && unique[i as usize] == 0).map(Reverse).collect();
+        let mut freeing = (0..count as u32).filter(|&i| frees[i as usize]);
+        let mut any = 0..count as u32;
         let mut order = Vec::with_capacity(count);
         let mut done = vec![false; count];
-        let mut stuck = 0u32;
         while order.len() < count {
             let next = match ready.pop() {
                 Some(Reverse(next)) => next,
-                // A cycle: no order exists; the earliest captured change goes first.
-                None => {
-                    while done[stuck as usize] {
-                        stuck += 1;
-                    }
-                    stuck
-                }
+                // A cycle: no order exists. Foreign keys yield first, for replay does not check them;
+                // then a change that itself gives a value up, which replay can set aside.
+                None => yielding
+                    .pop()
+                    .map(|Reverse(next)| next)
+                    .or_else(|| freeing.find(|&i| !done[i as usize]))
+                    .or_else(|| any.find(|&i| !done[i as usize]))
+                    .unwrap_or_default(),
             };
             if std::mem::replace(&mut done[next as usize], true) {
                 continue;
             }
             order.push(next);
-            for &to in after.get(&next).map_or(&[][..], Vec::as_slice) {
+            for &Edge { to, unique: is_unique, .. } in after.get(&next).map_or(&[][..], Vec::as_slice) {
                 waiting[to as usize] = waiting[to as usize].saturating_sub(1);
+                unique[to as usize] -= u32::from(is_unique);
+                if is_unique && unique[to as usize] == 0 && !done[to as usize] {
+                    yielding.push(Reverse(to));
+                }
                 if waiting[to as usize] == 0 && !done[to as usize] {
                     ready.push(Reverse(to));
                 }
@@ -78,7 +100,7 @@ impl Order {
         Some(order)
     }
 
-    fn edges(&mut self) -> Vec<(u32, u32)> {
+    fn edges(&mut self) -> Vec<Edge> {
         self.tokens.sort_unstable();
         let mut edges = Vec::new();
         for group in self.tokens.chunk_by(|a, b| a.0 == b.0) {
@@ -87,7 +109,8 @@ impl Order {
                 [(Role::Frees, Role::Takes), (Role::Creates, Role::Refers), (Role::Leaves, Role::Removes)]
             {
                 for from in of(first) {
-                    edges.extend(of(second).filter(|to| *to != from).map(|to| (from, to)));
+                    let unique = first == Role::Frees;
+                    edges.extend(of(second).filter(|to| *to != from).map(|to| Edge { from, to, unique }));
                 }
             }
         }
@@ -125,6 +148,20 @@ mod tests {
             order.note(change, Role::Takes, 1, &[takes]);
         }
         assert_eq!(order.solve(3).map(|o| o.len()), Some(3));
+    }
+
+    #[test]
+    fn in_a_cycle_nothing_takes_a_value_before_an_update_frees_it() {
+        let mut order = Order::default();
+        // 0 is inserted with value a; 1 and 2 exchange a and b.
+        order.note(0, Role::Takes, 1, &["c"]);
+        for (change, frees, takes) in [(1, "a", "b"), (2, "b", "a"), (3, "c", "d"), (4, "d", "c")] {
+            order.note(change, Role::Frees, 1, &[frees]);
+            order.note(change, Role::Takes, 1, &[takes]);
+        }
+        let result = order.solve(5).unwrap_or_default();
+        let place = |c: u32| result.iter().position(|x| *x == c);
+        assert!(place(3) < place(0), "{result:?}");
     }
 
     proptest::proptest! {

@@ -1,9 +1,11 @@
-//! Replay on a replica: entries that logical replication has brought into `rowclaim.journal` are
-//! applied to the tables in the order of their numbers, in the transaction that brought them.
+//! Replay on a replica: entries that logical replication brings into `rowclaim.journal` are applied
+//! to the tables in the order of their numbers, in the transaction that brings them.
 //!
-//! An entry whose predecessors are missing waits in the journal until they are there. The position
-//! moves in the same transaction, so an entry is applied exactly once whatever happens. Constraints
-//! hold at the end of every changeset; rows that swap unique values are set aside on the way.
+//! An entry whose turn it is is applied as it arrives; one whose predecessors are missing waits in
+//! the journal, and is looked at again before a transaction that brings others commits. So whatever
+//! has arrived without a gap has been applied: the journal itself is the position, and an entry is
+//! applied exactly once whatever happens. Constraints hold at the end of every changeset; rows that
+//! swap unique values are set aside on the way.
 
 use crate::change::Change;
 use crate::codec;
@@ -13,50 +15,169 @@ use crate::image::{self, Image};
 use crate::journal::Part;
 use crate::pg::context::ErrorContext;
 use crate::pg::fixed::FixedOutput;
+use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::Scratch;
 use crate::pg::owner::AsOwner;
 use crate::pg::shape::Shape;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::target::{Attributes, Hits, Target};
-use crate::pg::trigger::{in_apply_worker, Call};
+use crate::pg::trigger::{in_apply_worker, in_parallel_worker, Call};
 use crate::pg::value::text;
 use crate::pg::worker;
-use crate::pg::xact;
+use crate::pg::xact::{self, ActiveSnapshot};
 use crate::settings::{self, Mismatch, Missing};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use serde_json::json;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{Display, Formatter};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 
 thread_local! {
-    // How far this transaction has come, by journal: later calls of its trigger have nothing to do.
-    static APPLIED: RefCell<HashMap<String, i64>> = RefCell::default();
+    // The journals this transaction has received entries of.
+    static ACTIVE: RefCell<Vec<Replay>> = const { RefCell::new(Vec::new()) };
+    // Where this worker's transactions have left the journals.
+    static KNOWN: RefCell<HashMap<String, State>> = RefCell::default();
+    // Is this a worker that copies whole tables?
+    static COPIES: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-/// Forgets what belongs to the transaction that has ended.
-pub fn forget() {
-    APPLIED.with(|applied| applied.borrow_mut().clear());
+/// How far a journal has been applied.
+#[derive(Clone, Default)]
+struct State {
+    /// The last entry applied; `None` while the journal's beginning has not arrived.
+    applied: Option<i64>,
+    /// Tables whose changes below a number are contained in their baseline at that number.
+    skips: BTreeMap<String, i64>,
+    /// Entries wait in the journal, or may.
+    waiting: bool,
 }
 
-/// An entry of a journal has arrived: applies it and whatever it was holding up, if its turn has come.
-pub fn arrived(journal: &str, seq: i64) -> Result<()> {
-    if APPLIED.with(|applied| applied.borrow().get(journal).is_some_and(|&applied| applied >= seq)) {
-        return Ok(());
+/// What belongs to the transaction that has ended.
+pub fn after_transaction(aborted: bool) {
+    let active = ACTIVE
+        .with(|active| active.try_borrow_mut().map(|mut active| std::mem::take(&mut *active)).unwrap_or_default());
+    if aborted {
+        KNOWN.with(|known| known.borrow_mut().clear());
     }
+    // The server has closed what they had open.
+    active.into_iter().for_each(std::mem::forget);
+}
+
+/// Does this worker copy whole tables? Then entries arrive in any order, and the baselines that
+/// later entries may bring decide what earlier ones mean.
+fn copies() -> bool {
+    COPIES.with(|copies| {
+        copies.get().unwrap_or_else(|| {
+            let found = spi::first(
+                "SELECT true FROM pg_catalog.pg_stat_get_subscription(NULL) s
+                 WHERE s.pid = pg_catalog.pg_backend_pid() AND s.relid IS NOT NULL",
+                &[],
+                Sees::Latest,
+                |_| (),
+            )
+            .is_some();
+            copies.set(Some(found));
+            found
+        })
+    })
+}
+
+/// A part of an entry has arrived: applies it if its turn has come, else leaves it for later. False
+/// if it has arrived before.
+fn arrived(journal: &str, part: &Part) -> Result<bool> {
     let _owner = AsOwner::enter();
-    let Some(mut replay) = Replay::resume(journal)? else { return Ok(()) };
-    let from = replay.applied;
-    replay.run();
-    let applied = replay.applied;
-    if applied > from {
-        replay.save();
+    let known = ACTIVE.with(|active| active.borrow().iter().position(|replay| replay.journal == journal));
+    let at = match known {
+        Some(at) => at,
+        None => {
+            let replay = Replay::resume(journal);
+            ACTIVE.with(|active| active.borrow_mut().push(replay));
+            ACTIVE.with(|active| active.borrow().len()) - 1
+        }
+    };
+    // Taken out while it works: what it does may bring other entries here.
+    let mut replay = ACTIVE.with(|active| std::mem::take(&mut active.borrow_mut()[at]));
+    let result = replay.receive(part);
+    ACTIVE.with(|active| active.borrow_mut()[at] = replay);
+    result
+}
+
+/// What is left to do before the transaction commits: entries that arrived out of order.
+pub fn before_commit(prepare: bool) {
+    let active = ACTIVE.with(|active| std::mem::take(&mut *active.borrow_mut()));
+    if active.is_empty() {
+        return;
     }
-    APPLIED.with(|all| all.borrow_mut().insert(journal.to_owned(), applied));
-    Ok(())
+    if prepare {
+        // Later entries would wait for this transaction, and its COMMIT PREPARED for their worker.
+        check(Err::<(), _>(Error::OperationRefused {
+            table: "rowclaim.journal".into(),
+            problem: "entries of a journal cannot be replayed by a prepared transaction".into(),
+            hint: "Create the subscription again without two_phase.".into(),
+        }));
+    }
+    let _snapshot = ActiveSnapshot::latest();
+    let _owner = AsOwner::enter();
+    for mut replay in active {
+        replay.finish();
+        KNOWN.with(|known| known.borrow_mut().insert(replay.journal.clone(), replay.state.clone()));
+    }
+}
+
+/// Waits until a journal has been applied here up to `seq`: on a replica what was replayed, where
+/// the journal is written what is complete. False after `timeout` microseconds.
+pub fn wait_for(journal: &str, seq: i64, timeout: Option<i64>) -> Result<bool> {
+    let deadline = timeout.map(|timeout| xact::clock().saturating_add(timeout));
+    let mut pause = 1;
+    loop {
+        let applied = spi::first(
+            "SELECT CASE WHEN p.journal IS NULL THEN rowclaim.stable_seq($1) ELSE coalesce(p.applied_seq, 0) END
+             FROM (SELECT 1) one LEFT JOIN rowclaim.replay_position p ON p.journal = $1",
+            &[Arg::str(journal)],
+            Sees::Latest,
+            |row| row.i64(1),
+        );
+        if applied.flatten().unwrap_or(0) >= seq {
+            return Ok(true);
+        }
+        let left = deadline.map_or(i64::MAX, |deadline| deadline - xact::clock());
+        if left <= 0 {
+            return Ok(false);
+        }
+        xact::pause(pause.min(left / 1_000 + 1));
+        pause = (pause * 2).min(50);
+    }
+}
+
+/// Has this part arrived before? Another content under its number is not the same journal.
+fn is_known(journal: &str, part: &Part) -> Result<bool> {
+    let (known, pruned) = spi::first(
+        "SELECT (SELECT j.hash FROM rowclaim.journal j WHERE j.journal = $1 AND j.seq = $2 AND j.part = $3),
+                rowclaim.pruned_seq($1) >= $2",
+        &[Arg::str(journal), Arg::i64(part.seq), Arg::i32(part.part)],
+        Sees::Latest,
+        |row| (row.get::<Vec<u8>>(1), row.get::<bool>(2)),
+    )
+    .unwrap_or_default();
+    match known {
+        Some(known) if known != part.hash => Err(Error::ReplayDiverged(Box::new(Divergence {
+            journal: journal.to_owned(),
+            seq: part.seq,
+            table: "rowclaim.journal".into(),
+            problem: "another entry has this number here".into(),
+            hint: "Two servers write a journal of this name, or one was restored to an earlier state: \
+                   drop the subscription to one of them."
+                .into(),
+            ..Divergence::default()
+        }))),
+        Some(_) => Ok(true),
+        None => Ok(pruned.unwrap_or(false)),
+    }
 }
 
 /// Where replay is.
@@ -78,75 +199,47 @@ impl Display for Place {
     }
 }
 
-/// Waits until a journal has been applied here up to `seq`: on a replica what was replayed, where
-/// the journal is written what is complete. False after `timeout` microseconds.
-pub fn wait_for(journal: &str, seq: i64, timeout: Option<i64>) -> Result<bool> {
-    let deadline = timeout.map(|timeout| xact::clock().saturating_add(timeout));
-    let mut pause = 1;
-    loop {
-        let applied = spi::first(
-            "SELECT coalesce(p.applied_seq, CASE WHEN c.replayed THEN 0 ELSE rowclaim.stable_seq($1) END)
-             FROM (SELECT 1) one LEFT JOIN rowclaim.replay_position p ON p.journal = $1
-             LEFT JOIN rowclaim.journal_config c ON c.name = $1",
-            &[Arg::str(journal)],
-            Sees::Latest,
-            |row| row.i64(1),
-        );
-        if applied.flatten().unwrap_or(0) >= seq {
-            return Ok(true);
-        }
-        let left = deadline.map_or(i64::MAX, |deadline| deadline - xact::clock());
-        if left <= 0 {
-            return Ok(false);
-        }
-        xact::pause(pause.min(left / 1_000 + 1));
-        pause = (pause * 2).min(50);
-    }
-}
-
-/// What may be said of an entry that has arrived before: nothing new, so it is left out.
-fn is_known(journal: &str, seq: i64, part: i32, hash: &[u8]) -> Result<bool> {
-    let (known, pruned) = spi::first(
-        "SELECT (SELECT j.hash FROM rowclaim.journal j WHERE j.journal = $1 AND j.seq = $2 AND j.part = $3),
-                (SELECT c.pruned_seq >= $2 FROM rowclaim.journal_config c WHERE c.name = $1)",
-        &[Arg::str(journal), Arg::i64(seq), Arg::i32(part)],
-        Sees::Latest,
-        |row| (row.get::<Vec<u8>>(1), row.get::<bool>(2)),
-    )
-    .unwrap_or_default();
-    match known {
-        Some(known) if known != hash => Err(Error::ReplayDiverged(Box::new(Divergence {
-            journal: journal.to_owned(),
-            seq,
-            table: "rowclaim.journal".into(),
-            problem: "another entry has this number here".into(),
-            hint: "Two servers write a journal of this name, or one was restored to an earlier state: \
-                   drop the subscription to one of them."
-                .into(),
-            ..Divergence::default()
-        }))),
-        Some(_) => Ok(true),
-        None => Ok(pruned.unwrap_or(false)),
-    }
-}
-
+/// A journal being replayed by this transaction.
 struct Replay {
     journal: String,
-    place: ErrorContext<Place>,
-    /// The last entry applied.
-    applied: i64,
-    /// The hash of the part before, within an entry.
+    state: State,
+    /// The part of the next entry that was applied last; 0: none.
+    part: i32,
+    /// The hash of that part.
     previous: Vec<u8>,
-    /// Tables whose changes below a number are contained in their baseline at that number.
-    skips: BTreeMap<String, i64>,
+    place: Rc<RefCell<Place>>,
     /// Open tables by their name in the journal; `None`: there is none, and that is accepted.
     targets: Vec<(String, Option<Target>)>,
+    /// The table written last.
+    last: usize,
     /// The baseline being applied.
     baseline: Option<Baseline>,
     overwritten: i64,
     skipped: i64,
+    /// The state is not as it was found.
+    changed: bool,
     mismatch: Mismatch,
     missing: Missing,
+}
+
+impl Default for Replay {
+    fn default() -> Replay {
+        Replay {
+            journal: String::new(),
+            state: State::default(),
+            part: 0,
+            previous: Vec::new(),
+            place: Rc::default(),
+            targets: Vec::new(),
+            last: 0,
+            baseline: None,
+            overwritten: 0,
+            skipped: 0,
+            changed: false,
+            mismatch: settings::replay_mismatch(),
+            missing: settings::replay_missing(),
+        }
+    }
 }
 
 struct Baseline {
@@ -175,92 +268,144 @@ impl Places {
 }
 
 impl Replay {
-    /// Reads and locks the position; `None` while the journal's beginning has not arrived.
-    fn resume(journal: &str) -> Result<Option<Replay>> {
-        let read = || {
-            spi::first(
-                "SELECT applied_seq, skips::text FROM rowclaim.replay_position WHERE journal = $1 FOR UPDATE",
-                &[Arg::str(journal)],
-                Sees::Latest,
-                |row| (row.i64(1).unwrap_or_default(), row.text(2)),
-            )
-        };
-        let start = || {
-            spi::first("SELECT rowclaim.start_replay($1)", &[Arg::str(journal)], Sees::Latest, |row| row.get::<bool>(1))
-        };
-        let position = match read() {
-            Some(position) => Some(position),
-            None if start().flatten() == Some(true) => read(),
-            None => None,
-        };
-        let Some((applied, skips)) = position else { return Ok(None) };
-        let place = Place { journal: journal.to_owned(), ..Place::default() };
-        Ok(Some(Replay {
-            journal: journal.to_owned(),
-            place: ErrorContext::enter(place),
-            applied,
-            previous: Vec::new(),
-            skips: skips.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
-            targets: Vec::new(),
-            baseline: None,
-            overwritten: 0,
-            skipped: 0,
-            mismatch: settings::replay_mismatch(),
-            missing: settings::replay_missing(),
-        }))
+    /// Takes up a journal where this or another worker has left it.
+    fn resume(journal: &str) -> Replay {
+        let mut hasher = DefaultHasher::new();
+        journal.hash(&mut hasher);
+        Lock::Replay { journal: hasher.finish() as i32 }.acquire(Mode::Exclusive);
+        let known = KNOWN.with(|known| known.borrow_mut().remove(journal));
+        let mut replay = Replay { journal: journal.to_owned(), ..Replay::default() };
+        match known {
+            Some(state) => replay.state = state,
+            None => replay.read_state(),
+        }
+        replay.place.borrow_mut().journal.push_str(journal);
+        replay
     }
 
-    fn save(&self) {
-        let skips = (!self.skips.is_empty()).then(|| json!(self.skips).to_string());
-        spi::run(
-            "UPDATE rowclaim.replay_position
-             SET applied_seq = $2, applied_at = pg_catalog.clock_timestamp(), skips = $3::jsonb,
-                 overwritten = overwritten + $4, skipped = skipped + $5
-             WHERE journal = $1",
-            &[
-                Arg::str(&self.journal),
-                Arg::i64(self.applied),
-                Arg::text(skips),
-                Arg::i64(self.overwritten),
-                Arg::i64(self.skipped),
-            ],
+    fn read_state(&mut self) {
+        let found = spi::first(
+            "SELECT p.applied_seq, s.skips::text,
+                    EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = $1 AND j.seq > coalesce(p.applied_seq, 0))
+             FROM rowclaim.replay_state s JOIN rowclaim.replay_position p USING (journal) WHERE s.journal = $1",
+            &[Arg::str(&self.journal)],
+            Sees::Latest,
+            |row| (row.i64(1), row.text(2), row.get::<bool>(3).unwrap_or_default()),
         );
+        let Some((applied, skips, waiting)) = found else { return };
+        let skips = skips.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        self.state = State { applied, skips, waiting };
     }
 
-    /// Applies entries until one is missing. An error is noted for `rowclaim.replay`, then raised.
-    fn run(&mut self) {
+    /// Deals with a part that has just arrived and is about to be stored.
+    fn receive(&mut self, part: &Part) -> Result<bool> {
+        if is_known(&self.journal, part)? {
+            return Ok(false);
+        }
+        let next = self.state.applied.map(|applied| (applied + 1, self.part + 1));
+        let in_turn = next == Some((part.seq, part.part)) && part.kind != "baseline";
+        if in_turn && !self.waiting_parts() && !copies() && !in_parallel_worker() {
+            self.guarded(|this| this.apply(part));
+        } else {
+            self.state.waiting = true;
+        }
+        Ok(true)
+    }
+
+    /// Has a part of the next entry arrived out of turn?
+    fn waiting_parts(&self) -> bool {
+        self.state.waiting && self.part == 0 && {
+            let next = self.state.applied.map(|applied| applied + 1);
+            spi::run(
+                "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq = $2 LIMIT 1",
+                &[Arg::str(&self.journal), Arg::i64(next)],
+            ) > 0
+        }
+    }
+
+    /// Applies what has been waiting, and keeps the state.
+    fn finish(&mut self) {
+        if self.state.waiting {
+            xact::bump_command();
+            self.guarded(Replay::entries);
+            self.state.waiting = spi::run(
+                "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq > $2 LIMIT 1",
+                &[Arg::str(&self.journal), Arg::i64(self.state.applied.unwrap_or(0))],
+            ) > 0;
+        }
+        if self.part > 0 {
+            let seq = self.state.applied.unwrap_or_default() + 1;
+            let problem = format!("parts of entry {seq} are missing");
+            check(Err::<(), _>(Error::JournalCorrupt { journal: self.journal.clone(), problem }));
+        }
+        self.targets.clear();
+        if self.changed {
+            let skips = (!self.state.skips.is_empty()).then(|| json!(self.state.skips).to_string());
+            spi::run(
+                "UPDATE rowclaim.replay_state
+                 SET skips = $2::jsonb, overwritten = overwritten + $3, skipped = skipped + $4 WHERE journal = $1",
+                &[Arg::str(&self.journal), Arg::text(skips), Arg::i64(self.overwritten), Arg::i64(self.skipped)],
+            );
+        }
+    }
+
+    /// Runs a step. An error is noted for `rowclaim.replay`, then raised.
+    fn guarded(&mut self, step: impl FnOnce(&mut Replay) -> Result<()>) {
+        let place = self.place.clone();
+        let _context = ErrorContext::enter(place.clone());
+        let mut step = AssertUnwindSafe(Some(step));
         let mut this = AssertUnwindSafe(self);
         let failed: RefCell<Option<CaughtError>> = RefCell::default();
         let keep = AssertUnwindSafe(&failed);
-        PgTryBuilder::new(AssertUnwindSafe(|| check(this.entries())))
-            .catch_others(|caught| drop(keep.replace(Some(caught))))
-            .catch_rust_panic(|caught| drop(keep.replace(Some(caught))))
-            .execute();
+        PgTryBuilder::new(AssertUnwindSafe(|| {
+            if let Some(step) = step.take() {
+                check(step(&mut this));
+            }
+        }))
+        .catch_others(|caught| drop(keep.replace(Some(caught))))
+        .catch_rust_panic(|caught| drop(keep.replace(Some(caught))))
+        .execute();
         if let Some(caught) = failed.into_inner() {
-            note_failure(&this.place.place(), &caught);
+            note_failure(&place.borrow(), &caught);
             caught.rethrow()
         }
     }
 
+    /// Applies entries from the journal until one is missing.
     fn entries(&mut self) -> Result<()> {
-        let (mut seq, mut part) = (self.applied, i32::MAX);
+        if self.state.applied.is_none() {
+            let started =
+                spi::first("SELECT rowclaim.start_replay($1)", &[Arg::str(&self.journal)], Sees::Latest, |row| {
+                    row.get::<bool>(1)
+                });
+            if started.flatten() != Some(true) {
+                return Ok(());
+            }
+            self.read_state();
+            // The first entries are here, but not applied.
+            self.state.applied =
+                spi::first("SELECT rowclaim.first_seq($1) - 1", &[Arg::str(&self.journal)], Sees::Latest, |row| {
+                    row.i64(1)
+                })
+                .flatten();
+        }
         let scratch = Scratch::new();
         let mut go_on = true;
         while std::mem::take(&mut go_on) {
             let mut failed = None;
+            let Some(applied) = self.state.applied else { return Ok(()) };
             spi::query(
                 "SELECT seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash
                  FROM rowclaim.journal WHERE journal = $1 AND (seq, part) > ($2, $3) ORDER BY seq, part LIMIT 4",
-                &[Arg::str(&self.journal), Arg::i64(seq), Arg::i32(part)],
+                &[Arg::str(&self.journal), Arg::i64(applied + 1), Arg::i32(self.part)],
                 Sees::Latest,
                 |row| {
-                    let at = (row.i64(1).unwrap_or_default(), row.get::<i32>(2).unwrap_or_default());
-                    let next = if at.1 == 1 { at.0 == self.applied + 1 } else { at == (seq, part + 1) };
-                    go_on = next && failed.is_none() && (at.1 > 1 || self.is_complete(row));
+                    let at = (row.i64(1), row.get::<i32>(2).unwrap_or_default());
+                    let next = (self.state.applied.map(|applied| applied + 1), self.part + 1);
+                    go_on = at == next && failed.is_none() && (at.1 > 1 || self.is_complete(row));
                     if go_on {
                         let _entered = scratch.enter();
-                        failed = self.part(&Part::read(&self.journal, row)).err();
-                        (seq, part) = at;
+                        failed = self.apply(&Part::read(&self.journal, row)).err();
                     }
                 },
             );
@@ -285,11 +430,13 @@ impl Replay {
         parts == 1 || count().flatten() == Some(i64::from(parts))
     }
 
-    fn part(&mut self, part: &Part) -> Result<()> {
-        self.place.change(|place| {
+    /// Applies the next part of the next entry.
+    fn apply(&mut self, part: &Part) -> Result<()> {
+        {
+            let mut place = self.place.borrow_mut();
             place.seq = part.seq;
             place.table.clear();
-        });
+        }
         if part.part == 1 {
             self.previous.clear();
         }
@@ -303,12 +450,13 @@ impl Replay {
             for change in Change::parse_all(&part.changes)? {
                 pgrx::check_for_interrupts!();
                 let _entered = scratch.enter();
-                self.place.change(|place| {
+                {
+                    let mut place = self.place.borrow_mut();
                     place.table.clear();
                     place.table.push_str(&change.table);
                     place.key.clear();
                     place.key.push_str(Change::text(change.key));
-                });
+                }
                 if change.op == "baseline" {
                     self.start_baseline(part, &change)?;
                 } else {
@@ -317,10 +465,10 @@ impl Replay {
             }
         }
         if part.part == part.parts {
-            self.end_entry(part.seq)?;
-        } else {
-            self.flush();
+            return self.end_entry(part.seq);
         }
+        self.part = part.part;
+        self.flush();
         Ok(())
     }
 
@@ -330,22 +478,44 @@ impl Replay {
     }
 
     fn unpark(&mut self) -> Result<()> {
-        self.targets.iter_mut().filter_map(|(_, target)| target.as_mut()).try_for_each(Target::unpark)
+        self.targets.iter_mut().filter_map(|(_, target)| target.as_mut()).try_for_each(|target| {
+            target.unpark()?;
+            target.flush();
+            Ok(())
+        })
     }
 
     fn end_entry(&mut self, seq: i64) -> Result<()> {
-        self.unpark()?;
         self.flush();
+        self.unpark()?;
         self.baseline = None;
-        self.skips.retain(|_, until| *until > seq);
-        self.applied = seq;
+        if self.state.skips.values().any(|until| *until <= seq) {
+            self.state.skips.retain(|_, until| *until > seq);
+            self.changed = true;
+        }
+        self.state.applied = Some(seq);
+        self.part = 0;
         Ok(())
+    }
+
+    fn seq(&self) -> i64 {
+        self.place.borrow().seq
+    }
+
+    fn skip(&mut self) {
+        self.skipped += 1;
+        self.changed = true;
+    }
+
+    fn overwrite(&mut self) {
+        self.overwritten += 1;
+        self.changed = true;
     }
 
     fn diverged(&self, change: &Change, problem: impl Into<String>) -> Divergence {
         Divergence {
             journal: self.journal.clone(),
-            seq: self.place.place().seq,
+            seq: self.seq(),
             table: change.table.to_string(),
             key: change.key.map(|key| key.get().to_owned()),
             problem: problem.into(),
@@ -377,13 +547,17 @@ impl Replay {
 
     /// Applies one change.
     fn change(&mut self, change: &Change) -> Result<()> {
-        if self.skips.get(change.table.as_ref()).is_some_and(|&until| until > self.place.place().seq) {
+        if self.state.skips.get(change.table.as_ref()).is_some_and(|&until| until > self.seq()) {
             return Ok(());
         }
         let Some(at) = self.open(change)? else {
-            self.skipped += 1;
+            self.skip();
             return Ok(());
         };
+        if at != std::mem::replace(&mut self.last, at) {
+            // Triggers of one table are not to run in the name of another.
+            self.flush();
+        }
         let in_rows = self.baseline.as_mut().filter(|baseline| baseline.rows > 0).map(|baseline| {
             baseline.rows -= 1;
             (baseline.rows, baseline.fresh)
@@ -401,12 +575,12 @@ impl Replay {
         result?;
         match in_rows {
             // Changes after the rows of a baseline may be of those very rows.
-            Some((0, _)) => self.unpark()?,
-            None if self.baseline.is_some() => self.unpark()?,
+            Some((0, _)) => {}
+            None if self.baseline.is_some() => {}
             _ => return Ok(()),
         }
         self.flush();
-        Ok(())
+        self.unpark()
     }
 
     /// A mismatch: an error, unless the journal's word is taken or a baseline of the table is on
@@ -424,7 +598,8 @@ impl Replay {
         );
         match baseline.flatten() {
             Some(seq) => {
-                self.skips.insert(divergence.table, seq);
+                self.state.skips.insert(divergence.table, seq);
+                self.changed = true;
                 Ok(false)
             }
             None => Err(Error::ReplayDiverged(Box::new(divergence))),
@@ -488,7 +663,7 @@ impl Replay {
                     set.push((index, codec::read_value(column, raw)?));
                     hint = index + 1;
                 }
-                None if self.missing == Missing::Skip => self.skipped += 1,
+                None if self.missing == Missing::Skip => self.skip(),
                 None => return Err(self.no_column(change, name, shape)),
             }
         }
@@ -526,7 +701,7 @@ impl Replay {
                 if !self.mismatch(self.diverged(change, "the row is there already"))? {
                     return Ok(());
                 }
-                self.overwritten += 1;
+                self.overwrite();
             }
             let set = self.attributes(change, &new, &target.row_shape())?;
             return target.update(set, change.version);
@@ -552,7 +727,7 @@ impl Replay {
         if !self.find(target, change)? {
             if self.mismatch(self.diverged(change, "the row is not there"))? {
                 // There is nothing to write the changed columns to.
-                self.skipped += 1;
+                self.skip();
             }
             return Ok(());
         }
@@ -561,7 +736,7 @@ impl Replay {
             if !self.mismatch(difference)? {
                 return Ok(());
             }
-            self.overwritten += 1;
+            self.overwrite();
         }
         let new = image::parse_image(Change::text(change.new))?;
         let set = self.attributes(change, &new, &target.row_shape())?;
@@ -579,7 +754,7 @@ impl Replay {
     fn delete(&mut self, target: &mut Target, change: &Change) -> Result<()> {
         if !self.find(target, change)? {
             if self.mismatch(self.diverged(change, "the row is not there"))? {
-                self.skipped += 1;
+                self.skip();
             }
             return Ok(());
         }
@@ -588,7 +763,7 @@ impl Replay {
             if !self.mismatch(difference)? {
                 return Ok(());
             }
-            self.overwritten += 1;
+            self.overwrite();
         }
         let claimed = claimed_key(target);
         target.delete();
@@ -602,7 +777,8 @@ impl Replay {
     fn start_baseline(&mut self, part: &Part, header: &Change) -> Result<()> {
         let rows = header.rows.unwrap_or_default();
         self.baseline = Some(Baseline { rows, fresh: true });
-        self.skips.remove(header.table.as_ref());
+        self.state.skips.remove(header.table.as_ref());
+        self.changed = true;
         let Some(at) = self.open(header)? else { return Ok(()) };
         let Some(mut target) = self.targets[at].1.take() else { return Ok(()) };
         if !target.is_empty()? {
@@ -716,34 +892,11 @@ pub unsafe extern "C-unwind" fn rowclaim_receive(fcinfo: pg_sys::FunctionCallInf
     let call = Call::new(fcinfo, "rowclaim.receive_entry");
     if in_apply_worker() {
         let row = call.row();
-        if let (Some(journal), Some(seq), Some(part), Some(hash)) = (row.get(0), row.get(1), row.get(2), row.get(11)) {
-            let hash = Vec::<u8>::from_datum(hash, false).unwrap_or_default();
-            if check(is_known(text(journal), seq.value() as i64, part.value() as i32, &hash)) {
+        if let (Some(journal), Some(part)) = (row.get(0), Part::of_values(row)) {
+            if !check(arrived(text(journal), &part)) {
                 return pg_sys::Datum::from(0);
             }
         }
     }
     call.proceed()
-}
-
-/// `AFTER INSERT` on `rowclaim.journal`, at the end of the transaction, on replicas only.
-#[no_mangle]
-pub extern "C" fn pg_finfo_rowclaim_replay() -> &'static pg_sys::Pg_finfo_record {
-    const INFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &INFO
-}
-
-/// # Safety
-/// Called by the trigger manager.
-#[no_mangle]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn rowclaim_replay(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let call = Call::new(fcinfo, "rowclaim.replay_entry");
-    if in_apply_worker() {
-        let row = call.row();
-        if let (Some(journal), Some(seq)) = (row.get(0), row.get(1)) {
-            check(arrived(text(journal), seq.value() as i64));
-        }
-    }
-    pg_sys::Datum::from(0)
 }

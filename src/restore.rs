@@ -90,7 +90,7 @@ impl Batch {
     pub fn put_back(&mut self, root: pg_sys::Oid, key: &str, entry: &Entry, owner: Owner) -> Result<Option<String>> {
         let table = self.rows(root)?.table.clone();
         let datums = key_datums(&table, key)?;
-        let present = self.rows(root)?.find(&datums, Look::Latest)?.is_some();
+        let present = self.rows(root)?.find_and_lock(&datums)?;
         let Some(base_text) = &entry.base else {
             if present {
                 self.rows(root)?.delete();
@@ -129,12 +129,7 @@ impl Batch {
         if moves || rows.unique_columns().into_iter().any(differs) {
             let mut full = String::new();
             codec::push_row(&mut full, &leaf, rows.values(), |_, _| true);
-            let tracked: Image = base
-                .iter()
-                .filter(|(n, _)| table.column_named(n).is_some_and(|(_, c)| !c.untracked))
-                .cloned()
-                .collect();
-            let image = image::fill_missing(&image::object(&tracked), &full)?;
+            let image = image::fill_missing(&image::object(&codec::tracked(&table, &base)), &full)?;
             // In another partition it is another row to foreign keys, as its key is another.
             let tid = if moves {
                 rows.delete();

@@ -1,9 +1,10 @@
 //! What the server adds to an error as CONTEXT while something is being done.
 
 use pgrx::pg_sys;
-use std::cell::{Ref, RefCell};
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::fmt::Display;
+use std::rc::Rc;
 
 extern "C-unwind" {
     fn errcontext_msg(format: *const core::ffi::c_char, ...) -> core::ffi::c_int;
@@ -11,7 +12,7 @@ extern "C-unwind" {
 
 /// Errors raised while it lives have the text of `T` in their CONTEXT.
 pub struct ErrorContext<T: Display> {
-    place: Box<RefCell<T>>,
+    _place: Rc<RefCell<T>>,
     callback: Box<pg_sys::ErrorContextCallback>,
 }
 
@@ -23,9 +24,8 @@ unsafe extern "C-unwind" fn add_context<T: Display>(place: *mut core::ffi::c_voi
 }
 
 impl<T: Display> ErrorContext<T> {
-    pub fn enter(place: T) -> ErrorContext<T> {
-        let place = Box::new(RefCell::new(place));
-        // SAFETY: place and callback are boxed, so they stay where they are until Drop.
+    pub fn enter(place: Rc<RefCell<T>>) -> ErrorContext<T> {
+        // SAFETY: place and callback are on the heap, so they stay where they are until Drop.
         unsafe {
             let mut callback = Box::new(pg_sys::ErrorContextCallback {
                 previous: pg_sys::error_context_stack,
@@ -33,16 +33,8 @@ impl<T: Display> ErrorContext<T> {
                 arg: std::ptr::from_ref(&*place).cast_mut().cast(),
             });
             pg_sys::error_context_stack = &mut *callback;
-            ErrorContext { place, callback }
+            ErrorContext { _place: place, callback }
         }
-    }
-
-    pub fn change(&self, change: impl FnOnce(&mut T)) {
-        change(&mut self.place.borrow_mut());
-    }
-
-    pub fn place(&self) -> Ref<'_, T> {
-        self.place.borrow()
     }
 }
 

@@ -24,6 +24,8 @@ mod raw {
             mtstate: *mut pg_sys::ModifyTableState,
             proute: *mut pg_sys::PartitionTupleRouting,
         );
+        #[cfg(not(feature = "pg15"))]
+        pub fn IsLogicalParallelApplyWorker() -> bool;
         pub static mut bytea_output: core::ffi::c_int;
         pub static mut xmloption: core::ffi::c_int;
     }
@@ -33,6 +35,13 @@ mod raw {
 pub fn nextval(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: the function takes plain values and raises errors the boundary turns into panics.
     unsafe { pg_guard_ffi_boundary(|| raw::nextval_internal(sequence, false)) }
+}
+
+/// Is this process a parallel apply worker?
+#[cfg(not(feature = "pg15"))]
+pub fn in_parallel_apply_worker() -> bool {
+    // SAFETY: a plain test of process state.
+    unsafe { raw::IsLogicalParallelApplyWorker() }
 }
 
 /// Prepares the executor to find partitions of `rel`.

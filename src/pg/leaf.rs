@@ -51,6 +51,7 @@ pub struct Leaf {
     /// The row to be written.
     fresh: *mut pg_sys::TupleTableSlot,
     fire: Fire,
+    in_query: bool,
 }
 
 /// A unique index rows are found by.
@@ -91,7 +92,7 @@ impl Leaf {
         let found = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         let fresh = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         pg_sys::CurrentMemoryContext = outer;
-        Leaf { shape, relation, estate, info, index, found, fresh, fire }
+        Leaf { shape, relation, estate, info, index, found, fresh, fire, in_query: false }
     }
 
     /// # Safety
@@ -203,16 +204,26 @@ impl Leaf {
         }
     }
 
-    /// Locks the row found last against concurrent writers if a BEFORE trigger is to see it.
+    /// Locks the row found last if a BEFORE trigger is to see it: as [`Leaf::lock`].
+    pub fn lock_for_triggers(&mut self) -> Written {
+        // SAFETY: the trigger descriptor is the result relation's own copy.
+        let before = unsafe {
+            let triggers = (*self.info).ri_TrigDesc;
+            !triggers.is_null() && ((*triggers).trig_update_before_row || (*triggers).trig_delete_before_row)
+        };
+        if before {
+            self.lock()
+        } else {
+            Written::Done
+        }
+    }
+
+    /// Locks the row found last against concurrent writers, waiting for one at work.
     ///
     /// Returns [`Written::Changed`] when it must be looked for again.
-    pub fn lock_for_triggers(&mut self) -> Written {
+    pub fn lock(&mut self) -> Written {
         // SAFETY: find() left a tuple in the slot; the access method is the relation's own.
         unsafe {
-            let triggers = (*self.info).ri_TrigDesc;
-            if triggers.is_null() || !((*triggers).trig_update_before_row || (*triggers).trig_delete_before_row) {
-                return Written::Done;
-            }
             let lock = (*(*self.relation).rd_tableam).tuple_lock;
             let mut target = (*self.found).tts_tid;
             let mut failure = pg_sys::TM_FailureData::default();
@@ -328,6 +339,61 @@ impl Leaf {
             pg_sys::ExecClearTuple(self.found);
             pg_sys::ExecClearTuple(self.fresh);
         }
+    }
+
+    /// Lets BEFORE triggers see, and change, an update of the found row by the filled one that is
+    /// made in two steps: [`Leaf::park`] and [`Leaf::unpark`].
+    ///
+    /// Returns false when a trigger does not want the update.
+    pub fn before_update(&mut self) -> bool {
+        let mut wanted = true;
+        self.execute(|leaf| {
+            // SAFETY: both slots hold tuples; the found row is locked if there are such triggers.
+            unsafe {
+                let triggers = (*leaf.info).ri_TrigDesc;
+                if triggers.is_null() || !(*triggers).trig_update_before_row {
+                    return;
+                }
+                let mut epq = pg_sys::EPQState::default();
+                let mut tid = (*leaf.found).tts_tid;
+                #[cfg(feature = "pg15")]
+                let result = pg_sys::ExecBRUpdateTriggersNew(
+                    leaf.estate,
+                    &mut epq,
+                    leaf.info,
+                    &mut tid,
+                    std::ptr::null_mut(),
+                    leaf.fresh,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                );
+                #[cfg(any(feature = "pg16", feature = "pg17"))]
+                let result = pg_sys::ExecBRUpdateTriggers(
+                    leaf.estate,
+                    &mut epq,
+                    leaf.info,
+                    &mut tid,
+                    std::ptr::null_mut(),
+                    leaf.fresh,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                );
+                #[cfg(feature = "pg18")]
+                let result = pg_sys::ExecBRUpdateTriggers(
+                    leaf.estate,
+                    &mut epq,
+                    leaf.info,
+                    &mut tid,
+                    std::ptr::null_mut(),
+                    leaf.fresh,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                    false,
+                );
+                wanted = result;
+            }
+        });
+        wanted
     }
 
     /// Runs an executor routine on behalf of the table's owner and frees what it left per row.
@@ -580,8 +646,41 @@ impl Leaf {
         Written::Done
     }
 
-    /// Fires what update, delete, insert and unpark have queued since the query began.
+    /// Starts collecting after-row events if there are triggers for them; [`Leaf::end_query`] fires
+    /// them. One query at a time: a table's triggers run as its owner and nobody else's.
+    pub fn begin_query(&mut self) {
+        // SAFETY: matched by AfterTriggerEndQuery in end_query(), or by the transaction's abort.
+        unsafe {
+            let triggers = (*self.info).ri_TrigDesc;
+            if self.in_query || triggers.is_null() {
+                return;
+            }
+            let after = (*triggers).trig_insert_after_row
+                || (*triggers).trig_update_after_row
+                || (*triggers).trig_delete_after_row;
+            if after {
+                pg_sys::AfterTriggerBeginQuery();
+                self.in_query = true;
+            }
+        }
+    }
+
+    /// Fires what update, delete, insert and unpark have queued since the query began, and makes
+    /// what was written visible.
     pub fn end_query(&mut self) {
+        if std::mem::take(&mut self.in_query) {
+            self.fire();
+        }
+        super::xact::bump_command();
+    }
+
+    /// Fires all that was queued since [`begin_checks`], also for other tables.
+    pub fn end_checks(&mut self) {
+        self.fire();
+        super::xact::bump_command();
+    }
+
+    fn fire(&mut self) {
         // SAFETY: matches AfterTriggerBeginQuery. The triggers use the estate's relations, which
         // are open.
         unsafe {
@@ -591,7 +690,6 @@ impl Leaf {
             };
             pg_sys::AfterTriggerEndQuery(self.estate);
             pg_sys::ExecCloseResultRelations(self.estate);
-            pg_sys::CommandCounterIncrement();
         }
     }
 
@@ -628,9 +726,9 @@ impl Index {
     }
 }
 
-/// Starts collecting after-row events; [`Leaf::end_query`] fires them.
-pub fn begin_query() {
-    // SAFETY: matched by AfterTriggerEndQuery in end_query(), or by the transaction's abort.
+/// Starts collecting foreign key checks, of any number of tables; [`Leaf::end_checks`] fires them.
+pub fn begin_checks() {
+    // SAFETY: matched by AfterTriggerEndQuery in end_checks(), or by the transaction's abort.
     unsafe { pg_sys::AfterTriggerBeginQuery() };
 }
 
@@ -655,6 +753,10 @@ unsafe fn keep_triggers(desc: *mut pg_sys::TriggerDesc, fire: Fire) {
         };
         if !keep {
             continue;
+        }
+        if fire == Fire::Users {
+            // What is deferred would run at commit, when the owner's identity is gone.
+            (all[i].tgdeferrable, all[i].tginitdeferred) = (false, false);
         }
         let kind = all[i].tgtype as u32;
         let row = kind & pg_sys::TRIGGER_TYPE_ROW != 0;

@@ -14,6 +14,8 @@ pub enum Lock {
     Number { journal: i32, seq: i64 },
     /// Held by the transaction that writes a seal.
     Seal { journal: i32 },
+    /// Held by the transaction that receives entries of a journal, by the hash of its name.
+    Replay { journal: i32 },
 }
 
 #[derive(Clone, Copy)]
@@ -29,6 +31,7 @@ impl Lock {
             Lock::Base { journal } => (0x7002, journal, 0),
             Lock::Seal { journal } => (0x7003, journal, 0),
             Lock::Number { journal, seq } => (0x7004, journal, seq),
+            Lock::Replay { journal } => (0x7005, journal, 0),
         };
         // SAFETY: a plain read of this backend's database id.
         let database = unsafe { pg_sys::MyDatabaseId };

@@ -64,6 +64,7 @@ impl Router {
     pub unsafe fn close(self) {
         pg_sys::ExecDropSingleTupleTableSlot(self.slot);
         end_routing(self.state, self.routing);
+        pg_sys::ExecResetTupleTable((*self.estate).es_tupleTable, false);
         pg_sys::FreeExecutorState(self.estate);
     }
 }

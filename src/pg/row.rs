@@ -2,7 +2,7 @@
 //! user's triggers. The data is the extension's own business here, so no user code runs except
 //! foreign key checks where a row's data is put back.
 
-use super::leaf::{self, Fire, InProgress, Leaf};
+use super::leaf::{begin_checks, Fire, InProgress, Leaf};
 use super::owner::AsTableOwner;
 use super::spi::{self, Arg};
 use super::trigger::Values;
@@ -112,6 +112,16 @@ impl Rows {
         self.leaves.values_mut().for_each(|part| part.leaf.let_go());
     }
 
+    /// As [`Rows::find`] in what is committed, and locks the row against concurrent writers.
+    pub fn find_and_lock(&mut self, key: &[pg_sys::Datum]) -> Result<bool> {
+        while self.find(key, Look::Latest)?.is_some() {
+            if self.at().lock() == Written::Done {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The row found last.
     pub fn values(&mut self) -> Values {
         self.at().values()
@@ -127,22 +137,20 @@ impl Rows {
 
     /// Puts data back into the row found last; foreign keys are checked at [`Rows::finish`].
     pub fn restore(&mut self, set: &[(usize, Option<pg_sys::Datum>)]) {
-        self.begin_query();
-        let leaf = self.at();
+        let leaf = self.begin_query();
         leaf.fill(set);
         leaf.update();
     }
 
     /// Deletes the row found last; foreign keys act as for a DELETE at [`Rows::finish`].
     pub fn delete(&mut self) {
-        self.begin_query();
-        self.at().delete();
+        self.begin_query().delete();
     }
 
     /// Inserts a row into a plain table or the given leaf partition.
     pub fn insert(&mut self, leaf: pg_sys::Oid, set: &[(usize, Option<pg_sys::Datum>)]) -> Result<()> {
-        self.begin_query();
-        let leaf = self.leaf(leaf)?;
+        self.leaf(leaf)?;
+        let leaf = self.begin_query();
         leaf.fill_new(set);
         leaf.insert();
         Ok(())
@@ -160,8 +168,8 @@ impl Rows {
         tid: pg_sys::ItemPointerData,
         set: &[(usize, Option<pg_sys::Datum>)],
     ) -> Result<()> {
-        self.begin_query();
-        let leaf = self.leaf(leaf)?;
+        self.leaf(leaf)?;
+        let leaf = self.begin_query();
         leaf.fill_new(set);
         leaf.unpark(tid);
         Ok(())
@@ -172,16 +180,18 @@ impl Rows {
         self.at().unique_columns()
     }
 
-    fn begin_query(&mut self) {
+    /// The current leaf, ready to be written.
+    fn begin_query(&mut self) -> &mut Leaf {
         if !std::mem::replace(&mut self.in_query, true) {
-            leaf::begin_query();
+            begin_checks();
         }
+        self.at()
     }
 
     /// Fires the foreign key checks of what was put back. Must follow restore, delete and insert.
     pub fn finish(&mut self) {
         if std::mem::take(&mut self.in_query) {
-            self.at().end_query();
+            self.at().end_checks();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A table that replay writes to: plain or partitioned in any way, enabled or not, with columns in
 //! any order and columns of its own. Rows are found by the journal's key columns.
 
-use super::leaf::{self, wait_for, Fire, Leaf, Written};
+use super::leaf::{wait_for, Fire, Leaf, Look, Written};
 use super::owner::AsTableOwner;
 use super::route::Router;
 use super::scan::scan_places;
@@ -31,7 +31,8 @@ pub struct Target {
     lookup: Option<Lookup>,
     defaults: Option<Vec<(usize, *mut pg_sys::ExprState)>>,
     parked: Vec<Parked>,
-    in_query: bool,
+    /// The part whose triggers wait for the end of the query.
+    in_query: Option<u32>,
 }
 
 /// The table itself, or a leaf partition.
@@ -125,7 +126,7 @@ impl Target {
             lookup: None,
             defaults: None,
             parked: Vec::new(),
-            in_query: false,
+            in_query: None,
         };
         if kind == pg_sys::RELKIND_PARTITIONED_TABLE {
             // SAFETY: closed in Drop.
@@ -200,7 +201,7 @@ impl Target {
                 self.current = self.shape.relid.to_u32();
                 loop {
                     let leaf = &mut self.part().leaf;
-                    match leaf.find(&datums, leaf::Look::Dirty) {
+                    match leaf.find(&datums, Look::Dirty) {
                         None => return Ok(Hits::None),
                         Some(Some((xid, _))) => wait_for(xid),
                         Some(None) if leaf.lock_for_triggers() == Written::Done => return Ok(Hits::One),
@@ -284,10 +285,18 @@ impl Target {
     ///
     /// `set` has attribute indexes of the row's own table.
     pub fn update(&mut self, mut set: Attributes, version: Option<i64>) -> Result<()> {
-        self.begin_query();
         let routed = self.router.is_some();
         let (current, natts) = (self.current, self.shape.natts);
-        let part = self.part();
+        // Found by its plan, a row would be one of several until the one with its key has moved on.
+        let key_moves = match &self.lookup {
+            Some(Lookup { key, by: By::Plan(_) }) => {
+                let names: Vec<_> = key.iter().filter_map(|&i| self.shape.column(i)).map(|c| c.name.clone()).collect();
+                let row = self.row_shape();
+                set.iter().any(|(index, _)| row.column(*index).is_some_and(|column| names.contains(&column.name)))
+            }
+            _ => false,
+        };
+        let part = self.begin_query();
         if let (Some(table), Some(version)) = (&part.table, version) {
             set.push((table.version_column, Some(version_datum(table, version)?)));
         }
@@ -295,12 +304,14 @@ impl Target {
         if routed && !part.leaf.belongs() {
             let row = part.root_row(natts);
             part.leaf.delete();
-            return self.insert_row(&row, true);
+            return self.insert_row(&row, true, key_moves);
         }
-        if part.leaf.conflicts(true) {
-            let row = part.leaf.copy_fresh();
-            let tid = Some(part.leaf.park());
-            self.parked.push(Parked { part: current, tid, row });
+        if key_moves || part.leaf.conflicts(true) {
+            if part.leaf.before_update() {
+                let row = part.leaf.copy_fresh();
+                let tid = Some(part.leaf.park());
+                self.parked.push(Parked { part: current, tid, row });
+            }
         } else {
             part.leaf.update();
         }
@@ -309,8 +320,7 @@ impl Target {
 
     /// Deletes the row found last.
     pub fn delete(&mut self) {
-        self.begin_query();
-        self.part().leaf.delete();
+        self.begin_query().leaf.delete();
     }
 
     /// Inserts a row; columns without a value get their default. `parking`: it may have to wait
@@ -318,7 +328,6 @@ impl Target {
     ///
     /// `set` has attribute indexes of the root.
     pub fn insert(&mut self, set: &Attributes, version: Option<i64>, parking: bool) -> Result<()> {
-        self.begin_query();
         let mut row: Vec<Option<pg_sys::Datum>> = vec![None; self.shape.natts];
         let mut given = vec![false; self.shape.natts];
         for (index, value) in set {
@@ -332,20 +341,22 @@ impl Target {
             row[table.version_column] = Some(version_datum(table, version.unwrap_or(1))?);
         }
         self.add_defaults(&mut row, &given)?;
-        self.insert_row(&row, parking)
+        self.insert_row(&row, parking, false)
     }
 
-    /// Inserts a row given by all attributes of the root.
-    fn insert_row(&mut self, row: &[Option<pg_sys::Datum>], parking: bool) -> Result<()> {
+    /// Inserts a row given by all attributes of the root: now, or in any case (`later`) or where it
+    /// must (`parking`) with the rows that are set aside.
+    fn insert_row(&mut self, row: &[Option<pg_sys::Datum>], parking: bool, later: bool) -> Result<()> {
         let relid = match &mut self.router {
             Some(router) => router.partition(row).to_u32(),
             None => self.shape.relid.to_u32(),
         };
-        let part = self.enter(relid, None)?;
+        self.enter(relid, None)?;
+        let part = self.begin_query();
         let set: Attributes =
             part.from_root.iter().enumerate().filter_map(|(index, from)| Some((index, row[(*from)?]))).collect();
         part.leaf.fill_new(&set);
-        if parking && part.leaf.conflicts(false) {
+        if later || parking && part.leaf.conflicts(false) {
             let row = part.leaf.copy_fresh();
             self.parked.push(Parked { part: relid, tid: None, row });
         } else {
@@ -420,7 +431,8 @@ impl Target {
     /// Writes the rows that were set aside: by now others have given their unique values up.
     pub fn unpark(&mut self) -> Result<()> {
         for Parked { part, tid, row } in std::mem::take(&mut self.parked) {
-            let leaf = &mut self.enter(part, None)?.leaf;
+            self.enter(part, None)?;
+            let leaf = &mut self.begin_query().leaf;
             leaf.fill_copy(row);
             match tid {
                 Some(tid) => leaf.unpark(tid),
@@ -435,16 +447,22 @@ impl Target {
         self.part().table.clone()
     }
 
-    fn begin_query(&mut self) {
-        if !std::mem::replace(&mut self.in_query, true) {
-            leaf::begin_query();
+    /// The part of the row found or to be written, ready to be written.
+    fn begin_query(&mut self) -> &mut Part {
+        let current = self.current;
+        if self.in_query != Some(current) {
+            self.flush();
+            self.in_query = Some(current);
         }
+        let part = self.part();
+        part.leaf.begin_query();
+        part
     }
 
     /// Fires the triggers of what was written, and makes it visible to what follows.
     pub fn flush(&mut self) {
-        if std::mem::take(&mut self.in_query) {
-            self.part().leaf.end_query();
+        if let Some(part) = self.in_query.take().and_then(|relid| self.parts.get_mut(&relid)) {
+            part.leaf.end_query();
         }
     }
 
@@ -484,9 +502,8 @@ impl Target {
         let mut count = 0;
         for relid in self.leaves() {
             self.enter(relid, None)?;
-            let relation = self.part().leaf.relation;
-            self.begin_query();
-            let leaf = &mut self.part().leaf;
+            let leaf = &mut self.begin_query().leaf;
+            let relation = leaf.relation;
             scan_places(relation, |tid| {
                 let block = u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);
                 if !keep(relid, block, tid.ip_posid) && leaf.fetch(tid) {

@@ -147,6 +147,15 @@ impl Call {
     }
 }
 
+/// Is this a worker that applies one large transaction in parallel with the others of its
+/// subscription? It must not take locks that they need before its commit has arrived.
+pub fn in_parallel_worker() -> bool {
+    #[cfg(feature = "pg15")]
+    return false;
+    #[cfg(not(feature = "pg15"))]
+    return super::ffi::in_parallel_apply_worker();
+}
+
 /// Is this an apply worker of logical replication?
 pub fn in_apply_worker() -> bool {
     // SAFETY: a plain test of process state.

@@ -20,6 +20,15 @@ pub unsafe fn text<'a>(datum: pg_sys::Datum) -> &'a str {
     std::str::from_utf8(bytes).unwrap_or_else(|_| pgrx::error!("text value is not valid UTF-8"))
 }
 
+/// The bytes of a `bytea` datum.
+///
+/// # Safety
+/// `datum` is a non-null varlena.
+pub unsafe fn bytes(datum: pg_sys::Datum) -> Vec<u8> {
+    let packed = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+    std::slice::from_raw_parts(vardata_any(packed) as *const u8, varsize_any_exhdr(packed)).to_vec()
+}
+
 /// Is the varlena stored out of line?
 ///
 /// # Safety

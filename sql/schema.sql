@@ -244,8 +244,9 @@ CREATE FUNCTION rowclaim.sealed_seq(journal text) RETURNS bigint
 CREATE FUNCTION rowclaim.stable_seq(journal text) RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
+        WITH s AS MATERIALIZED (SELECT rowclaim.sealed_seq(stable_seq.journal) AS start)
         SELECT s.start + pg_catalog.count(e.seq)
-        FROM (SELECT rowclaim.sealed_seq(stable_seq.journal) AS start) s
+        FROM s
         LEFT JOIN LATERAL (
             SELECT j.seq, pg_catalog.row_number() OVER (ORDER BY j.seq) AS n
             FROM rowclaim.journal j

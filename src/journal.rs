@@ -320,7 +320,7 @@ impl Journal {
         missing.extend(expected..before);
         if !missing.is_empty() {
             // What was pruned meanwhile is not missing. Read after the entries, it covers them.
-            let pruned = self.pruned();
+            let pruned = pruned(&self.name);
             missing.retain(|&seq| seq > pruned);
             prefix = prefix.max(pruned);
         }
@@ -339,9 +339,12 @@ impl Journal {
     /// Writes the `void` entry of a number whose transaction is failing, once it has. Not if no
     /// later number was drawn: then nobody waits, and the next commit sees to it.
     pub fn write_void(&self, seq: i64) {
+        // Whoever holds the number is writing the entry.
+        if !(Lock::Number { journal: self.id, seq }).try_acquire(Mode::Exclusive) {
+            return;
+        }
         // To the end of this short transaction: whoever draws next sees the entry.
         Lock::Draw { journal: self.id }.acquire(Mode::Exclusive);
-        Lock::Number { journal: self.id, seq }.acquire(Mode::Exclusive);
         let last = spi::first(
             "SELECT pg_catalog.pg_sequence_last_value($1::pg_catalog.regclass)",
             &[Arg::oid(self.sequence)],
@@ -387,12 +390,6 @@ impl Journal {
     /// The last number under a seal, or the last one pruned: everything below is contiguous.
     fn sealed(&self) -> i64 {
         spi::first("SELECT rowclaim.sealed_seq($1)", &[Arg::str(&self.name)], Sees::Latest, |row| row.i64(1))
-            .flatten()
-            .unwrap_or(0)
-    }
-
-    fn pruned(&self) -> i64 {
-        spi::first("SELECT rowclaim.pruned_seq($1)", &[Arg::str(&self.name)], Sees::Latest, |row| row.i64(1))
             .flatten()
             .unwrap_or(0)
     }
@@ -453,13 +450,15 @@ impl Journal {
     fn ready_to_seal(&self) -> Result<(i64, i64)> {
         self.check_writable()?;
         Lock::Seal { journal: self.id }.acquire(Mode::Exclusive);
-        if let Some(finding) = verify(&self.name)?.first() {
+        self.fill_gaps(self.last_entry())?;
+        xact::bump_command();
+        let stable = self.stable();
+        if let Some(finding) = verify(&self.name)?.iter().find(|finding| finding.seq <= stable) {
             let part = finding.part.map(|part| format!(" part {part}")).unwrap_or_default();
             let problem = format!("entry {}{part}: {}", finding.seq, finding.problem);
             return Err(Error::JournalCorrupt { journal: self.name.clone(), problem });
         }
-        self.fill_gaps(self.last_entry())?;
-        Ok((self.sealed(), self.stable()))
+        Ok((self.sealed(), stable))
     }
 
     fn seal(&self, after: i64, upto: i64, pruned: Option<i64>) -> Result<i64> {
@@ -489,6 +488,21 @@ impl Journal {
         self.write(seq, &head, &mut content, None);
         Ok(seq)
     }
+}
+
+/// The last number that was pruned, as `rowclaim.pruned_seq()`: its plan is kept here.
+pub fn pruned(journal: &str) -> i64 {
+    spi::first(
+        "SELECT least((SELECT j.seq - 1 FROM rowclaim.journal j WHERE j.journal = $1 ORDER BY j.seq LIMIT 1),
+                      coalesce((SELECT (j.changes -> 0 ->> 'pruned')::bigint FROM rowclaim.journal j
+                                WHERE j.journal = $1 AND j.kind = 'seal' AND (j.changes -> 0 ->> 'pruned') IS NOT NULL
+                                ORDER BY j.seq DESC LIMIT 1), 0))",
+        &[Arg::str(journal)],
+        Sees::Latest,
+        |row| row.i64(1),
+    )
+    .flatten()
+    .unwrap_or(0)
 }
 
 /// SHA-256 over the entry's header (a JSON array), a line feed, its changes as stored, and the
@@ -565,8 +579,9 @@ pub struct Finding {
 /// Checks every entry: hashes, parts, gaps and seals. Numbers after the last entry are not
 /// judged: a commit in flight, a failed one and a removed one look the same until a seal.
 pub fn verify(name: &str) -> Result<Vec<Finding>> {
-    let pruned = Journal::find(name)?.pruned();
-    let mut chain = Chain { seq: pruned, pruned, ..Chain::default() };
+    let journal = Journal::find(name)?.id;
+    let pruned = pruned(name);
+    let mut chain = Chain { journal, seq: pruned, pruned, ..Chain::default() };
     let mut cursor = spi::Cursor::open(
         "SELECT seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash
          FROM rowclaim.journal WHERE journal = $1 ORDER BY seq, part",
@@ -581,6 +596,7 @@ pub fn verify(name: &str) -> Result<Vec<Finding>> {
 #[derive(Default)]
 struct Chain {
     findings: Vec<Finding>,
+    journal: i32,
     /// Entries up to this number were pruned.
     pruned: i64,
     seq: i64,
@@ -608,7 +624,10 @@ impl Chain {
         if seq != self.seq {
             self.end_entry();
             for missing in self.seq + 1..seq {
-                self.report(missing, None, "entry is missing");
+                // A commit may still bring it.
+                if (Lock::Number { journal: self.journal, seq: missing }).is_free() {
+                    self.report(missing, None, "entry is missing");
+                }
             }
             (self.seq, self.part, self.parts, self.broken) = (seq, 0, parts, false);
             self.previous.clear();

@@ -49,6 +49,9 @@ pub extern "C-unwind" fn _PG_init() {
     // pgrx would put a backtrace into the DETAIL of errors when the server's environment asks for one.
     std::env::set_var("RUST_LIB_BACKTRACE", "0");
     settings::register();
+    if pg::trigger::in_apply_worker() {
+        pg::worker::flush_at_exit();
+    }
     table::register(|| {
         draft::forget_closed();
         journal::forget();

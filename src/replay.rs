@@ -9,10 +9,11 @@
 
 use crate::change::Change;
 use crate::codec;
+use crate::draft;
 use crate::error::{check, shortened, Divergence, Error, Result};
 use crate::holder;
 use crate::image::{self, Image};
-use crate::journal::Part;
+use crate::journal::{pruned, Part};
 use crate::pg::context::ErrorContext;
 use crate::pg::fixed::FixedOutput;
 use crate::pg::lock::{Lock, Mode};
@@ -55,6 +56,9 @@ struct State {
     skips: BTreeMap<String, i64>,
     /// Entries wait in the journal, or may.
     waiting: bool,
+    /// The last number there was when this worker began; a higher one is new. (If another worker
+    /// brings entries of the journal, too, a duplicate key makes this one begin again.)
+    stored: i64,
 }
 
 /// What belongs to the transaction that has ended.
@@ -156,9 +160,9 @@ pub fn wait_for(journal: &str, seq: i64, timeout: Option<i64>) -> Result<bool> {
 
 /// Has this part arrived before? Another content under its number is not the same journal.
 fn is_known(journal: &str, part: &Part) -> Result<bool> {
-    let (known, pruned) = spi::first(
+    let (known, before_all) = spi::first(
         "SELECT (SELECT j.hash FROM rowclaim.journal j WHERE j.journal = $1 AND j.seq = $2 AND j.part = $3),
-                rowclaim.pruned_seq($1) >= $2",
+                (SELECT j.seq FROM rowclaim.journal j WHERE j.journal = $1 ORDER BY j.seq LIMIT 1) > $2",
         &[Arg::str(journal), Arg::i64(part.seq), Arg::i32(part.part)],
         Sees::Latest,
         |row| (row.get::<Vec<u8>>(1), row.get::<bool>(2)),
@@ -176,7 +180,8 @@ fn is_known(journal: &str, part: &Part) -> Result<bool> {
             ..Divergence::default()
         }))),
         Some(_) => Ok(true),
-        None => Ok(pruned.unwrap_or(false)),
+        None if before_all == Some(true) => Ok(pruned(journal) >= part.seq),
+        None => Ok(false),
     }
 }
 
@@ -214,6 +219,8 @@ struct Replay {
     last: usize,
     /// The baseline being applied.
     baseline: Option<Baseline>,
+    /// Claims that follow their rows to other keys: table, former and present key.
+    rekeyed: Vec<(pg_sys::Oid, String, String)>,
     overwritten: i64,
     skipped: i64,
     /// The state is not as it was found.
@@ -233,6 +240,7 @@ impl Default for Replay {
             targets: Vec::new(),
             last: 0,
             baseline: None,
+            rekeyed: Vec::new(),
             overwritten: 0,
             skipped: 0,
             changed: false,
@@ -284,6 +292,13 @@ impl Replay {
     }
 
     fn read_state(&mut self) {
+        let last = spi::first(
+            "SELECT j.seq FROM rowclaim.journal j WHERE j.journal = $1 ORDER BY j.seq DESC LIMIT 1",
+            &[Arg::str(&self.journal)],
+            Sees::Latest,
+            |row| row.i64(1),
+        );
+        self.state.stored = last.flatten().unwrap_or(0);
         let found = spi::first(
             "SELECT p.applied_seq, s.skips::text,
                     EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = $1 AND j.seq > coalesce(p.applied_seq, 0))
@@ -294,12 +309,12 @@ impl Replay {
         );
         let Some((applied, skips, waiting)) = found else { return };
         let skips = skips.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        self.state = State { applied, skips, waiting };
+        self.state = State { applied, skips, waiting, ..self.state };
     }
 
     /// Deals with a part that has just arrived and is about to be stored.
     fn receive(&mut self, part: &Part) -> Result<bool> {
-        if is_known(&self.journal, part)? {
+        if part.seq <= self.state.stored && is_known(&self.journal, part)? {
             return Ok(false);
         }
         let next = self.state.applied.map(|applied| (applied + 1, self.part + 1));
@@ -488,6 +503,7 @@ impl Replay {
     fn end_entry(&mut self, seq: i64) -> Result<()> {
         self.flush();
         self.unpark()?;
+        holder::rekey_all(&std::mem::take(&mut self.rekeyed));
         self.baseline = None;
         if self.state.skips.values().any(|until| *until <= seq) {
             self.state.skips.retain(|_, until| *until > seq);
@@ -575,12 +591,16 @@ impl Replay {
         result?;
         match in_rows {
             // Changes after the rows of a baseline may be of those very rows.
-            Some((0, _)) => {}
-            None if self.baseline.is_some() => {}
-            _ => return Ok(()),
+            Some((0, _)) => {
+                self.flush();
+                self.unpark()
+            }
+            None if self.baseline.is_some() => {
+                self.flush();
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        self.flush();
-        self.unpark()
     }
 
     /// A mismatch: an error, unless the journal's word is taken or a baseline of the table is on
@@ -626,7 +646,15 @@ impl Replay {
         if key.is_empty() {
             return Err(Error::InvalidChangeset { problem: "a change has no key".into() });
         }
-        match target.find(&key)? {
+        let mut hits = target.find(&key)?;
+        if hits == Hits::None && target.has_parked() {
+            // An earlier change, of another changeset in a baseline, has set the row aside.
+            target.flush();
+            target.unpark()?;
+            target.flush();
+            hits = target.find(&key)?;
+        }
+        match hits {
             Hits::None => Ok(false),
             Hits::One => Ok(true),
             Hits::Several => Err(Error::ReplayDiverged(Box::new(self.diverged(change, "several rows have this key")))),
@@ -711,6 +739,19 @@ impl Replay {
         target.insert(&set, change.version, self.baseline.is_some())
     }
 
+    /// The row found last must not have uncommitted changes here: a discard would undo replay.
+    fn check_clean(&self, target: &mut Target, change: &Change) -> Result<()> {
+        let Some(table) = target.table() else { return Ok(()) };
+        let Some(stamp) = target.values().get(table.draft_column) else { return Ok(()) };
+        match draft::header((stamp.value() as i64, table.journal_id)) {
+            None => Ok(()),
+            Some((actor, _)) => Err(Error::ReplayDiverged(Box::new(Divergence {
+                hint: format!("Replay goes on when {actor} has committed or discarded them."),
+                ..self.diverged(change, format!("it has uncommitted changes of {actor} here"))
+            }))),
+        }
+    }
+
     fn check_complete(&self, target: &Target, change: &Change, set: &Attributes) -> Result<()> {
         match target.lacks(set) {
             None => Ok(()),
@@ -731,6 +772,7 @@ impl Replay {
             }
             return Ok(());
         }
+        self.check_clean(target, change)?;
         let old = image::parse_image(Change::text(change.old))?;
         if let Some(difference) = self.first_difference(change, target, &old)? {
             if !self.mismatch(difference)? {
@@ -746,7 +788,7 @@ impl Replay {
             let key = image::parse_image(Change::text(change.key))?;
             let moved: Image =
                 key.iter().map(|(name, raw)| (name.clone(), image::value(&new, name).unwrap_or(raw))).collect();
-            holder::rekey(table, &former, &image::object(&moved));
+            self.rekeyed.push((table, former, image::object(&moved)));
         }
         Ok(())
     }
@@ -758,6 +800,7 @@ impl Replay {
             }
             return Ok(());
         }
+        self.check_clean(target, change)?;
         let old = image::parse_image(Change::text(change.old))?;
         if let Some(difference) = self.first_difference(change, target, &old)? {
             if !self.mismatch(difference)? {

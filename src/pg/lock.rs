@@ -60,6 +60,16 @@ impl Lock {
         result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
 
+    /// Does nobody else hold the lock?
+    pub fn is_free(self) -> bool {
+        let free = self.try_acquire(Mode::Exclusive);
+        if free {
+            // SAFETY: taken just above.
+            unsafe { pg_sys::LockRelease(&self.tag(), Mode::Exclusive.number(), false) };
+        }
+        free
+    }
+
     /// Takes the lock for the length of `body` only.
     pub fn hold<T>(self, body: impl FnOnce() -> T) -> T {
         self.acquire(Mode::Exclusive);

@@ -428,6 +428,11 @@ impl Target {
         })
     }
 
+    /// Are rows set aside?
+    pub fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
     /// Writes the rows that were set aside: by now others have given their unique values up.
     pub fn unpark(&mut self) -> Result<()> {
         for Parked { part, tid, row } in std::mem::take(&mut self.parked) {

@@ -61,6 +61,22 @@ unsafe fn share(sql: &str) -> Option<pg_sys::dsm_handle> {
     Some(handle)
 }
 
+/// Makes an apply worker flush what it has committed before it ends.
+///
+/// Subscriptions commit asynchronously. The next worker tells the publisher that all it has
+/// received is flushed, so a crash of this server soon after would lose what was not.
+pub fn flush_at_exit() {
+    // SAFETY: a static function and no argument.
+    unsafe { pg_sys::before_shmem_exit(Some(flush), pg_sys::Datum::from(0)) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn flush(_code: core::ffi::c_int, _argument: pg_sys::Datum) {
+    if !pg_sys::RecoveryInProgress() {
+        pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr());
+    }
+}
+
 /// The worker's main function.
 ///
 /// # Safety
@@ -86,7 +102,10 @@ pub unsafe extern "C-unwind" fn rowclaim_worker(argument: pg_sys::Datum) {
     let Some((delay, sql)) = sql.to_str().ok().and_then(|text| text.split_once(' ')) else { return };
     let Ok(sql) = CString::new(sql) else { return };
     // Before it connects: a sleeping worker does not keep the database from being dropped.
-    super::xact::pause(delay.parse().unwrap_or(0));
+    let until = super::xact::clock() + delay.parse::<i64>().unwrap_or(0) * 1_000;
+    while super::xact::clock() < until {
+        super::xact::pause((until - super::xact::clock()) / 1_000);
+    }
     pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0);
     pg_sys::SetCurrentStatementStartTimestamp();
     pg_sys::StartTransactionCommand();

@@ -32,7 +32,7 @@ BEGIN
         RETURN false;
     END IF;
     UPDATE rowclaim.replay_state p
-    SET started = true, skips = (
+    SET started = true, checkpoint = first - 1, skips = (
             SELECT pg_catalog.jsonb_object_agg(b.target, b.seq)
             FROM (SELECT j.changes -> 0 ->> 'table' AS target, pg_catalog.max(j.seq) AS seq FROM rowclaim.journal j
                   WHERE j.journal = start_replay.journal AND j.kind = 'baseline' AND j.part = 1 GROUP BY 1) b)
@@ -57,10 +57,24 @@ CREATE FUNCTION rowclaim.write_void(journal_id int, seq bigint) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_write_void';
 COMMENT ON FUNCTION rowclaim.write_void(int, bigint) IS 'Accounts for a number whose commit has failed.';
 
--- Whatever has arrived without a gap has been applied, in the transaction that brought it.
+-- What has arrived without a gap after the checkpoint has been applied, in the transaction that brought it.
+CREATE FUNCTION rowclaim.applied_seq(journal text) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        WITH s AS MATERIALIZED (
+            SELECT r.checkpoint AS start FROM rowclaim.replay_state r WHERE r.journal = applied_seq.journal AND r.started
+        )
+        SELECT s.start + pg_catalog.count(e.seq)
+        FROM s LEFT JOIN LATERAL (
+            SELECT j.seq, pg_catalog.row_number() OVER (ORDER BY j.seq) AS n
+            FROM rowclaim.journal j
+            WHERE j.journal = applied_seq.journal AND j.seq > s.start
+            GROUP BY j.seq HAVING pg_catalog.count(*) = pg_catalog.max(j.parts)
+        ) e ON e.seq = s.start + e.n
+        GROUP BY s.start;
+    END;
 CREATE VIEW rowclaim.replay_position AS
-    SELECT s.journal, CASE WHEN s.started THEN rowclaim.stable_seq(s.journal) END AS applied_seq
-    FROM rowclaim.replay_state s;
+    SELECT s.journal, rowclaim.applied_seq(s.journal) AS applied_seq FROM rowclaim.replay_state s;
 COMMENT ON VIEW rowclaim.replay_position IS 'On a replica: how far each journal has been applied; NULL: its beginning has not arrived.';
 
 CREATE VIEW rowclaim.replay AS

@@ -148,12 +148,15 @@ COMMENT ON TABLE rowclaim.consumer IS 'Positions of the consumers that use pull_
 CREATE TABLE rowclaim.replay_state (
     journal     text    PRIMARY KEY,
     started     boolean NOT NULL DEFAULT false,
+    checkpoint  bigint  NOT NULL DEFAULT 0,
     overwritten bigint  NOT NULL DEFAULT 0,
     skipped     bigint  NOT NULL DEFAULT 0,
     skips       jsonb
 );
 COMMENT ON TABLE rowclaim.replay_state IS 'On a replica: the journals that are received from other servers and replayed.';
 COMMENT ON COLUMN rowclaim.replay_state.started IS 'Its first entry has arrived.';
+COMMENT ON COLUMN rowclaim.replay_state.checkpoint IS
+    'Applied up to here, and what follows without a gap: not moved by every entry.';
 COMMENT ON COLUMN rowclaim.replay_state.overwritten IS 'Rows that were not as the journal says and were overwritten.';
 COMMENT ON COLUMN rowclaim.replay_state.skipped IS 'Changes and values left out: their row, table or column was not there.';
 COMMENT ON COLUMN rowclaim.replay_state.skips IS 'Tables that start with a baseline still to come: name and number.';

@@ -47,6 +47,10 @@ thread_local! {
     static COPIES: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
+/// The position is stored every so many entries: between, the journal itself tells it, and a row
+/// that every changeset rewrote would grow a chain of versions under any old snapshot.
+const CHECKPOINT_EVERY: i64 = 100;
+
 /// How far a journal has been applied.
 #[derive(Clone, Default)]
 struct State {
@@ -54,6 +58,8 @@ struct State {
     applied: Option<i64>,
     /// Tables whose changes below a number are contained in their baseline at that number.
     skips: BTreeMap<String, i64>,
+    /// The position that is stored.
+    checkpoint: i64,
     /// Entries wait in the journal, or may.
     waiting: bool,
     /// The last number there was when this worker began; a higher one is new. (If another worker
@@ -309,7 +315,7 @@ impl Replay {
         );
         let Some((applied, skips, waiting)) = found else { return };
         let skips = skips.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        self.state = State { applied, skips, waiting, ..self.state };
+        self.state = State { applied, skips, waiting, checkpoint: applied.unwrap_or(0), stored: self.state.stored };
     }
 
     /// Deals with a part that has just arrived and is about to be stored.
@@ -354,13 +360,21 @@ impl Replay {
             check(Err::<(), _>(Error::JournalCorrupt { journal: self.journal.clone(), problem }));
         }
         self.targets.clear();
-        if self.changed {
+        if self.changed || self.state.applied.unwrap_or(0) - self.state.checkpoint >= CHECKPOINT_EVERY {
             let skips = (!self.state.skips.is_empty()).then(|| json!(self.state.skips).to_string());
             spi::run(
                 "UPDATE rowclaim.replay_state
-                 SET skips = $2::jsonb, overwritten = overwritten + $3, skipped = skipped + $4 WHERE journal = $1",
-                &[Arg::str(&self.journal), Arg::text(skips), Arg::i64(self.overwritten), Arg::i64(self.skipped)],
+                 SET skips = $2::jsonb, overwritten = overwritten + $3, skipped = skipped + $4, checkpoint = $5
+                 WHERE journal = $1",
+                &[
+                    Arg::str(&self.journal),
+                    Arg::text(skips),
+                    Arg::i64(self.overwritten),
+                    Arg::i64(self.skipped),
+                    Arg::i64(self.state.applied.unwrap_or(0)),
+                ],
             );
+            self.state.checkpoint = self.state.applied.unwrap_or(0);
         }
     }
 

@@ -690,6 +690,8 @@ impl Leaf {
             };
             pg_sys::AfterTriggerEndQuery(self.estate);
             pg_sys::ExecCloseResultRelations(self.estate);
+            // Closed, but still in the list: the next query must open them again.
+            (*self.estate).es_trig_target_relations = std::ptr::null_mut();
         }
     }
 

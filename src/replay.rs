@@ -640,8 +640,8 @@ impl Replay {
         }
     }
 
-    /// Finds the row of a change.
-    fn find(&mut self, target: &mut Target, change: &Change) -> Result<bool> {
+    /// Finds the row of a change. `expected`: it should be there.
+    fn find(&mut self, target: &mut Target, change: &Change, expected: bool) -> Result<bool> {
         let shape = target.shape.clone();
         let image = image::parse_image(Change::text(change.key))?;
         let mut key = Vec::with_capacity(image.len());
@@ -661,7 +661,7 @@ impl Replay {
             return Err(Error::InvalidChangeset { problem: "a change has no key".into() });
         }
         let mut hits = target.find(&key)?;
-        if hits == Hits::None && target.has_parked() {
+        if hits == Hits::None && expected && target.has_parked() {
             // An earlier change, of another changeset in a baseline, has set the row aside.
             target.flush();
             target.unpark()?;
@@ -737,7 +737,7 @@ impl Replay {
 
     fn insert(&mut self, target: &mut Target, change: &Change) -> Result<()> {
         let new = image::parse_image(Change::text(change.new))?;
-        if self.find(target, change)? {
+        if self.find(target, change, false)? {
             // After a baseline's rows, a change may repeat what the replica has already.
             if self.baseline.is_none() {
                 if !self.mismatch(self.diverged(change, "the row is there already"))? {
@@ -779,7 +779,7 @@ impl Replay {
     }
 
     fn update(&mut self, target: &mut Target, change: &Change) -> Result<()> {
-        if !self.find(target, change)? {
+        if !self.find(target, change, true)? {
             if self.mismatch(self.diverged(change, "the row is not there"))? {
                 // There is nothing to write the changed columns to.
                 self.skip();
@@ -808,7 +808,7 @@ impl Replay {
     }
 
     fn delete(&mut self, target: &mut Target, change: &Change) -> Result<()> {
-        if !self.find(target, change)? {
+        if !self.find(target, change, true)? {
             if self.mismatch(self.diverged(change, "the row is not there"))? {
                 self.skip();
             }
@@ -865,7 +865,7 @@ impl Replay {
                     return Ok(places);
                 }
                 rows -= 1;
-                if self.find(target, &change)? {
+                if self.find(target, &change, false)? {
                     places.add(target.place());
                 }
             }
@@ -876,7 +876,7 @@ impl Replay {
     /// A row of a baseline: inserted, or made equal to it.
     fn baseline_row(&mut self, target: &mut Target, change: &Change, fresh: bool) -> Result<()> {
         let new = image::parse_image(Change::text(change.new))?;
-        if !fresh && self.find(target, change)? {
+        if !fresh && self.find(target, change, false)? {
             let set = self.attributes(change, &new, &target.row_shape())?;
             if self.first_difference(change, target, &new)?.is_some() {
                 target.update(set, change.version)?;

@@ -116,6 +116,82 @@ SELECT * FROM refused('SELECT ack_changes(''app'', 1, ''none'')');
 -- a refused pull registers no consumer
 SELECT consumer, journal FROM rowclaim.consumers ORDER BY 1, 2;
 
+-- tables under row security are refused, so that nobody takes a part for the whole
+CREATE TABLE guarded (id int PRIMARY KEY, who text);
+GRANT SELECT ON notes, guarded TO regress_consumers_alice, regress_consumers_bob;
+SELECT enable_claims('guarded', 'auto', journal => 'second');
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT count(*) > 0 AS pulled FROM pull_changes('bob''s', 'second');
+SELECT ack_changes('bob''s', rowclaim.stable_seq('second'), 'second');
+RESET SESSION AUTHORIZATION;
+ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+CREATE POLICY everything ON guarded TO regress_consumers_bob USING (true);
+INSERT INTO notes VALUES (4000);
+SELECT commit_changes('before it', journal => 'second');
+INSERT INTO guarded VALUES (1, 'x');
+INSERT INTO notes VALUES (4001);
+SELECT commit_changes('guarded', journal => 'second') AS guarded \gset
+INSERT INTO notes VALUES (4002);
+SELECT commit_changes('after it', journal => 'second');
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT * FROM refused('SELECT seq FROM pull_changes(''bob''''s'', ''second'')');
+-- not before it is that changeset's turn
+SELECT message FROM pull_changes('bob''s', 'second', 1);
+SELECT ack_changes('bob''s', :guarded - 1, 'second');
+SELECT * FROM refused('SELECT seq FROM pull_changes(''bob''''s'', ''second'', 1)');
+SELECT position - :guarded AS position FROM rowclaim.consumers WHERE consumer = 'bob''s';
+-- whoever may not read the table is not shown it, as before
+RESET SESSION AUTHORIZATION;
+REVOKE SELECT ON guarded FROM regress_consumers_alice;
+SET SESSION AUTHORIZATION regress_consumers_alice;
+SELECT message, changes FROM pull_changes('alice''s', 'second') WHERE seq >= :guarded;
+-- who bypasses it gets everything: BYPASSRLS, the owner unless forced, a superuser
+RESET SESSION AUTHORIZATION;
+ALTER ROLE regress_consumers_bob BYPASSRLS;
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT message, json_array_length(changes) FROM pull_changes('bob''s', 'second');
+RESET SESSION AUTHORIZATION;
+ALTER ROLE regress_consumers_bob NOBYPASSRLS;
+ALTER TABLE guarded OWNER TO regress_consumers_bob;
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT message, json_array_length(changes) FROM pull_changes('bob''s', 'second');
+ALTER TABLE guarded FORCE ROW LEVEL SECURITY;
+SELECT * FROM refused('SELECT seq FROM pull_changes(''bob''''s'', ''second'')');
+RESET SESSION AUTHORIZATION;
+SELECT message, json_array_length(changes) FROM pull_changes('bob''s', 'second');
+-- what is acknowledged is in nobody's way
+SELECT ack_changes('bob''s', :guarded, 'second');
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT message FROM pull_changes('bob''s', 'second');
+RESET SESSION AUTHORIZATION;
+
+-- an abandoned consumer is detached by its role or a superuser, in one journal
+SET SESSION AUTHORIZATION regress_consumers_alice;
+SELECT * FROM refused('SELECT detach_consumer(''app'')');
+SELECT * FROM refused('SELECT detach_consumer(''app'', ''second'')');
+SELECT detach_consumer('nobody'), detach_consumer('alice''s', 'none'), detach_consumer(NULL);
+SELECT detach_consumer('alice''s', journal => 'second');
+SELECT journal FROM rowclaim.consumers WHERE consumer = 'alice''s';
+SELECT detach_consumer('alice''s'), detach_consumer(consumer => 'alice''s');
+SELECT * FROM refused('SELECT ack_changes(''alice''''s'', 4)');
+RESET SESSION AUTHORIZATION;
+SELECT * FROM refused('SELECT detach_consumer(''app'', NULL)');
+BEGIN;
+SELECT detach_consumer('app');
+ROLLBACK;
+SELECT consumer, journal, role = current_user AS of_the_dba FROM rowclaim.consumers ORDER BY 1, 2;
+SELECT detach_consumer('app'), detach_consumer('app', 'second'), detach_consumer('big reader', 'second');
+-- it no longer keeps entries; who comes under its name begins with what is left, and may be another role
+SET client_min_messages = error;
+SELECT limited_by FROM prune_journal('second', 1000000, true);
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT detach_consumer('bob''s', 'second');
+RESET SESSION AUTHORIZATION;
+SELECT limited_by FROM prune_journal('second', :guarded + 1);
+SET SESSION AUTHORIZATION regress_consumers_alice;
+SELECT message FROM pull_changes('bob''s', 'second');
+SELECT role FROM rowclaim.consumers WHERE consumer = 'bob''s';
+
 RESET SESSION AUTHORIZATION;
 DROP OWNED BY regress_consumers_alice, regress_consumers_bob;
 DROP ROLE regress_consumers_alice, regress_consumers_bob;

@@ -3,6 +3,7 @@
 #   make               build (into build/pgNN)             make demo      see it work
 #   make install       copy it into the server             make psql      try it on a private cluster
 #   make installcheck  test the running server             make test      run every test (T=name: only that one)
+#   make bench         compare speed with bare tables and hand-written triggers (QUICK=1, ONLY=W1,W9)
 #   make test-clients  run docs/clients with the real drivers and pgbouncer
 #   make package       pack build/*.tar.gz                 make deps      install what is missing
 
@@ -17,7 +18,7 @@ STAGE := build/$(PGVER)
 # pgrx looks up the server in its home: one of our own needs no `cargo pgrx init` and leaves the user's alone.
 export PGRX_HOME := $(abspath $(or $(CARGO_TARGET_DIR),target)/pgrx-$(PGVER))
 unexport PGRX_PG_CONFIG_PATH
-export PG_CONFIG T STAGES
+export PG_CONFIG T STAGES QUICK ONLY
 
 AS_ROOT = $(if $(DESTDIR),,$(shell test -w "`$(PG_CONFIG) --pkglibdir`" || echo sudo))
 
@@ -53,7 +54,7 @@ package: all
 	tar -C $(STAGE) --owner=0 --group=0 -czf build/$(EXTENSION)-$(VERSION)-$(PGVER)-$(shell uname -m).tar.gz .
 
 # In a second make, which sees the server that deps may have installed.
-test test-clients demo psql: deps
+test test-clients bench demo psql: deps
 	@$(MAKE) --no-print-directory do-$@
 
 do-test: $(PGRX_HOME)/config.toml
@@ -61,6 +62,9 @@ do-test: $(PGRX_HOME)/config.toml
 
 do-test-clients: install
 	@pg_test/clients
+
+do-bench: install
+	@pg_test/bench/run
 
 do-demo: install
 	@pg_test/demo
@@ -78,4 +82,4 @@ distclean: clean
 	cargo clean
 
 FORCE:
-.PHONY: all install uninstall installcheck package test test-clients do-test-clients demo psql do-test do-demo do-psql deps clean distclean FORCE
+.PHONY: all install uninstall installcheck package test test-clients do-test-clients bench do-bench demo psql do-test do-demo do-psql deps clean distclean FORCE

@@ -27,6 +27,8 @@ sub session
 {
 	my ($node, $actor, %options) = @_;
 	my $session = $node->background_psql($options{dbname} // 'postgres', on_error_stop => 0);
+	# The time limit is for each query, not for all of them.
+	$session->set_query_timer_restart;
 	$session->query_safe("SET rowclaim.actor = '$actor'; SET client_min_messages = error; SET statement_timeout = '60s'");
 	return $session;
 }
@@ -35,6 +37,7 @@ sub session
 sub send_query
 {
 	my ($session, $query) = @_;
+	$session->{timeout}->start;
 	$session->{stdin} .= "$query;\n\\echo <done>\n\\warn <done>\n";
 	$session->{run}->pump_nb;
 	return;

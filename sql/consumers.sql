@@ -75,6 +75,7 @@ CREATE FUNCTION rowclaim.pull(role_name name, consumer text, journal text, max_c
 DECLARE
     this     rowclaim.consumer;
     position bigint;
+    upto     bigint;
     damaged  bigint;
 BEGIN
     IF consumer IS NULL OR consumer = '' OR pg_catalog.octet_length(consumer) > 255 THEN
@@ -96,9 +97,14 @@ BEGIN
     RETURNING * INTO this;
     PERFORM rowclaim.check_consumer(role_name, this);
     position := this.acked_seq;
+    -- One call costs what it returns, however much is left for others.
+    upto := least(rowclaim.stable_seq(pull.journal),
+                  (SELECT e.seq FROM rowclaim.journal e
+                   WHERE e.journal = pull.journal AND e.part = 1 AND e.seq > position AND e.kind IN ('changeset', 'baseline')
+                   ORDER BY e.seq OFFSET max_changesets - 1 LIMIT 1));
     SELECT pg_catalog.min(d.seq) INTO damaged
     FROM (SELECT j.seq FROM rowclaim.journal j
-          WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= rowclaim.stable_seq(pull.journal)
+          WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= upto
           GROUP BY j.seq HAVING pg_catalog.count(*) <> pg_catalog.max(j.parts)) d;
     IF damaged IS NOT NULL THEN
         RAISE EXCEPTION 'journal % is damaged: parts of entry % are missing', pull.journal, damaged
@@ -110,12 +116,7 @@ BEGIN
         SELECT j.seq, j.part, j.parts, j.actor, j.committed_at, j.message,
                rowclaim.visible_changes(role_name, j.changes, true)
         FROM rowclaim.journal j
-        WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= rowclaim.stable_seq(pull.journal)
-          AND j.seq <= coalesce((SELECT e.seq FROM rowclaim.journal e
-                                 WHERE e.journal = pull.journal AND e.part = 1 AND e.seq > position
-                                   AND e.kind IN ('changeset', 'baseline')
-                                 ORDER BY e.seq OFFSET max_changesets - 1 LIMIT 1), 9223372036854775807)
-          AND j.kind IN ('changeset', 'baseline')
+        WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= upto AND j.kind IN ('changeset', 'baseline')
         ORDER BY j.seq, j.part;
 END $$;
 

@@ -35,7 +35,9 @@ CREATE FUNCTION rowclaim.unsupported(relid oid, OUT problem text, OUT hint text)
         (NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
             'it has no primary key', 'Add a primary key, then call enable_claims() again.'),
         (EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
-            'its primary key is deferrable', 'Make the primary key NOT DEFERRABLE.')
+            'its primary key is deferrable', 'Make the primary key NOT DEFERRABLE.'),
+        (EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisexclusion),
+            'its primary key is WITHOUT OVERLAPS', 'Add a primary key that names one row.')
     ) p(applies, problem, hint)
     WHERE c.oid = relid AND p.applies
     LIMIT 1
@@ -284,7 +286,8 @@ BEGIN
             SELECT FROM pg_catalog.jsonb_each(this.columns) o(n, v)
             JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attnum = o.n::int2
             WHERE o.v ->> 0 = k.was AND a.attname = k.is_now))
-       OR EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = target AND i.indisprimary AND NOT i.indimmediate) THEN
+       OR EXISTS (SELECT FROM pg_catalog.pg_index i
+                  WHERE i.indrelid = target AND i.indisprimary AND (NOT i.indimmediate OR i.indisexclusion)) THEN
         PERFORM rowclaim.refuse(name, pg_catalog.format('the primary key of %s identifies claimed rows', name), undo);
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(this.columns) o(n, v)

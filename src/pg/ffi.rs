@@ -150,6 +150,17 @@ pub unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::F
     return pg_sys::TupleDescAttr(desc, index);
 }
 
+/// The index of the primary key, unless there is none or it is deferrable.
+///
+/// # Safety
+/// The relation is open.
+pub unsafe fn primary_key_index(relation: pg_sys::Relation) -> pg_sys::Oid {
+    #[cfg(not(feature = "pg18"))]
+    return pg_sys::RelationGetPrimaryKeyIndex(relation);
+    #[cfg(feature = "pg18")]
+    return pg_sys::RelationGetPrimaryKeyIndex(relation, false);
+}
+
 /// The name of attribute `index` (0-based) of a relation; empty if there is none.
 pub fn attribute_name(relid: pg_sys::Oid, index: usize) -> String {
     // SAFETY: a syscache look-up; the result is a palloc'd copy or null.

@@ -2,6 +2,7 @@
 //! executor's own routines: rows found by a unique index, checked, indexed and, where wanted, seen
 //! by triggers. Code of the table (CHECK, index expressions, defaults) runs as its owner.
 
+use super::ffi::primary_key_index;
 use super::owner::AsTableOwner;
 use super::shape::{index_columns, Shape};
 use super::trigger::Values;
@@ -117,7 +118,7 @@ impl Leaf {
         // its form is read.
         unsafe {
             let list = pg_sys::RelationGetIndexList(relation);
-            let primary = pg_sys::RelationGetPrimaryKeyIndex(relation);
+            let primary = primary_key_index(relation);
             let mut found = None;
             let count = if list.is_null() { 0 } else { (*list).length as usize };
             for oid in (0..count).map(|i| (*(*list).elements.add(i)).oid_value) {

@@ -1,6 +1,6 @@
 //! What the rows of a relation look like: attributes, key, and how values are read and written.
 
-use super::ffi::attribute;
+use super::ffi::{attribute, primary_key_index};
 use super::spi::{self, Arg, Sees};
 use super::value::Storage;
 use pgrx::pg_sys;
@@ -147,7 +147,7 @@ impl Shape {
                 input: look_up(input),
             }));
         }
-        let key_index = pg_sys::RelationGetPrimaryKeyIndex(relation);
+        let key_index = primary_key_index(relation);
         Shape {
             relid: (*relation).rd_id,
             owner: (*(*relation).rd_rel).relowner,

@@ -4,7 +4,7 @@
 
 use pgrx::prelude::*;
 
-pg_module_magic!(name = c"rowclaim", version = c"0.1.0");
+pg_module_magic!(name = c"rowclaim", version = c"0.2.0");
 
 mod actor;
 mod api;
@@ -41,7 +41,8 @@ extension_sql_file!("../sql/api.sql", name = "api", requires = ["triggers"]);
 extension_sql_file!("../sql/consumers.sql", name = "consumers", requires = ["api"]);
 extension_sql_file!("../sql/replicas.sql", name = "replicas", requires = ["consumers"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["replicas"]);
-extension_sql_file!("../sql/ddl_guards.sql", name = "ddl_guards", requires = ["views"], finalize);
+extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["views"]);
+extension_sql_file!("../sql/ddl_guards.sql", name = "ddl_guards", requires = ["metrics"], finalize);
 
 #[allow(non_snake_case)]
 #[pg_guard]

@@ -1,0 +1,254 @@
+\echo Use "ALTER EXTENSION rowclaim UPDATE TO '0.2.0'" to load this file. \quit
+
+-- The internal half: runs as the extension's owner on behalf of role_name.
+CREATE OR REPLACE FUNCTION rowclaim.pull(role_name name, consumer text, journal text, max_changesets int)
+    RETURNS TABLE (seq bigint, part int, parts int, actor text, committed_at timestamptz, message text, changes json)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    this     rowclaim.consumer;
+    position bigint;
+    upto     bigint;
+    damaged  bigint;
+BEGIN
+    IF consumer IS NULL OR consumer = '' OR pg_catalog.octet_length(consumer) > 255 THEN
+        RAISE EXCEPTION 'a consumer''s name is 1 to 255 bytes'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"consumer"}',
+                  HINT = 'Give the consumer a name of its own.';
+    END IF;
+    IF max_changesets IS NULL OR max_changesets < 1 THEN
+        RAISE EXCEPTION 'max_changesets must be at least 1'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = '{"reason":"invalid_parameter","parameter":"max_changesets"}',
+                  HINT = 'Ask for one changeset or more.';
+    END IF;
+    PERFORM rowclaim.fill_gaps(pull.journal);
+    INSERT INTO rowclaim.consumer AS c (name, journal, role, last_seen)
+    VALUES (pull.consumer, pull.journal, role_name, pg_catalog.clock_timestamp())
+    ON CONFLICT ON CONSTRAINT consumer_pkey DO UPDATE SET last_seen = excluded.last_seen
+    RETURNING * INTO this;
+    PERFORM rowclaim.check_consumer(role_name, this);
+    position := this.acked_seq;
+    -- One call costs what it returns, however much is left for others.
+    upto := least(rowclaim.stable_seq(pull.journal),
+                  (SELECT e.seq FROM rowclaim.journal e
+                   WHERE e.journal = pull.journal AND e.part = 1 AND e.seq > position AND e.kind IN ('changeset', 'baseline')
+                   ORDER BY e.seq OFFSET max_changesets - 1 LIMIT 1));
+    SELECT pg_catalog.min(d.seq) INTO damaged
+    FROM (SELECT j.seq FROM rowclaim.journal j
+          WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= upto
+          GROUP BY j.seq HAVING pg_catalog.count(*) <> pg_catalog.max(j.parts)) d;
+    IF damaged IS NOT NULL THEN
+        RAISE EXCEPTION 'journal % is damaged: parts of entry % are missing', pull.journal, damaged
+            USING ERRCODE = 'data_corrupted',
+                  DETAIL = '{"reason":"journal_corrupt","journal":' || pg_catalog.to_json(pull.journal) || '}',
+                  HINT = 'Run verify_journal() and compare with a backup or a replica.';
+    END IF;
+    RETURN QUERY
+        SELECT j.seq, j.part, j.parts, j.actor, j.committed_at, j.message,
+               rowclaim.visible_changes(role_name, j.changes, true)
+        FROM rowclaim.journal j
+        WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= upto AND j.kind IN ('changeset', 'baseline')
+        ORDER BY j.seq, j.part;
+END $$;
+
+-- Figures for monitoring systems.
+
+-- One row per figure; each is known without reading a user's table.
+CREATE OR REPLACE VIEW rowclaim.metrics AS
+    SELECT m.name, pg_catalog.jsonb_build_object(
+               'table', pg_catalog.format('%I.%I', n.nspname, k.relname), 'journal', t.journal) AS labels,
+           m.value::double precision AS value
+    FROM rowclaim.enabled_table t
+    JOIN pg_catalog.pg_class k ON k.oid = t.relid
+    JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace
+    LEFT JOIN (SELECT c.relid, pg_catalog.count(*) AS claims,
+                      pg_catalog.count(*) FILTER (WHERE c.expires_at <= pg_catalog.clock_timestamp()) AS expired
+               FROM rowclaim.claim c GROUP BY c.relid) c ON c.relid = t.relid
+    LEFT JOIN (SELECT r.relid, pg_catalog.count(*) AS rows FROM rowclaim.draft_row r GROUP BY r.relid) d ON d.relid = t.relid
+    CROSS JOIN LATERAL (VALUES
+        ('rowclaim_table_claims', coalesce(c.claims, 0)),
+        ('rowclaim_table_expired_claims', coalesce(c.expired, 0)),
+        ('rowclaim_table_dirty_rows', coalesce(d.rows, 0))) m(name, value)
+    UNION ALL
+    SELECT m.name, pg_catalog.jsonb_build_object('journal', j.name), m.value::double precision
+    FROM rowclaim.journal_config j
+    CROSS JOIN LATERAL (SELECT pg_catalog.max(e.seq) AS head FROM rowclaim.journal e WHERE e.journal = j.name) h
+    CROSS JOIN LATERAL (
+        -- A draft whose changes undid one another keeps its header for a while.
+        SELECT pg_catalog.count(*) AS drafts, pg_catalog.min(h.started_at) AS oldest
+        FROM rowclaim.draft h
+        WHERE h.journal_id = j.id AND EXISTS (SELECT FROM rowclaim.draft_row r WHERE r.draft = h.id)) d
+    CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS rows FROM rowclaim.stash s WHERE s.journal = j.name) s
+    CROSS JOIN LATERAL (VALUES
+        ('rowclaim_journal_head', coalesce(h.head, 0)),
+        ('rowclaim_journal_in_flight', coalesce(h.head - rowclaim.stable_seq(j.name), 0)),
+        ('rowclaim_journal_open_drafts', d.drafts),
+        ('rowclaim_journal_oldest_draft_seconds',
+            coalesce(greatest(extract(epoch FROM pg_catalog.clock_timestamp() - d.oldest), 0), 0)),
+        ('rowclaim_journal_stashed_rows', s.rows)) m(name, value)
+    UNION ALL
+    SELECT m.name, pg_catalog.jsonb_build_object('consumer', c.name, 'journal', c.journal), m.value::double precision
+    FROM rowclaim.consumer c
+    CROSS JOIN LATERAL (VALUES
+        ('rowclaim_consumer_lag', rowclaim.stable_seq(c.journal) - c.acked_seq),
+        ('rowclaim_consumer_unseen_seconds', greatest(extract(epoch FROM pg_catalog.clock_timestamp() - c.last_seen), 0))) m(name, value)
+    UNION ALL
+    SELECT m.name, pg_catalog.jsonb_build_object('journal', s.journal), m.value::double precision
+    FROM rowclaim.replay_state s
+    CROSS JOIN LATERAL (SELECT coalesce(rowclaim.applied_seq(s.journal), 0) AS applied) a
+    CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS entries FROM rowclaim.journal j
+                        WHERE j.journal = s.journal AND j.seq > a.applied AND j.part = 1) w
+    CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS entries FROM rowclaim.replay_failure f
+                        WHERE f.journal = s.journal AND NOT EXISTS (
+                            SELECT FROM rowclaim.journal j WHERE j.journal = f.journal AND j.seq = f.seq AND j.part = 1)) f
+    CROSS JOIN LATERAL (VALUES
+        ('rowclaim_replay_applied', a.applied),
+        ('rowclaim_replay_waiting', w.entries),
+        ('rowclaim_replay_failing', f.entries),
+        ('rowclaim_replay_overwritten', s.overwritten),
+        ('rowclaim_replay_skipped', s.skipped)) m(name, value);
+
+COMMENT ON VIEW rowclaim.metrics IS
+    'Figures for monitoring systems: name, labels, value. For members of pg_monitor; reads no user''s table.';
+
+COMMENT ON COLUMN rowclaim.metrics.name IS 'As an exporter shows it.';
+
+COMMENT ON COLUMN rowclaim.metrics.labels IS 'What it is a figure of: table, journal, consumer.';
+
+GRANT SELECT ON rowclaim.metrics TO pg_monitor;
+
+-- Why a relation cannot be enabled; no row when it can.
+CREATE OR REPLACE FUNCTION rowclaim.unsupported(relid oid, OUT problem text, OUT hint text) RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.problem, p.hint
+    FROM pg_class c,
+    LATERAL (VALUES
+        (c.relkind IN ('v', 'm'), 'it is a view', 'Enable the tables the view reads instead.'),
+        (c.relkind = 'f', 'it is a foreign table', 'Enable the table on its own server.'),
+        (c.relkind NOT IN ('r', 'p'), 'it is not a table', 'Only tables can be enabled.'),
+        (c.relpersistence = 't', 'it is a temporary table', 'Use an ordinary table.'),
+        (c.oid < 16384 OR c.relnamespace IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)
+            OR c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'information_schema'),
+            'it is a system catalog', 'Only user tables can be enabled.'),
+        (EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
+            'it belongs to an extension', 'Only user tables can be enabled.'),
+        (c.relispartition, 'it is a partition', 'Enable the partitioned table instead.'),
+        (EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid), 'it inherits from another table',
+            'Use partitioning instead of inheritance.'),
+        (c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
+            'other tables inherit from it', 'Use partitioning instead of inheritance.'),
+        (c.relkind = 'p' AND EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+                                     WHERE l.relkind = 'f'),
+            'it has a partition that is a foreign table', 'Detach the foreign partition.'),
+        (NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
+            'it has no primary key', 'Add a primary key, then call enable_claims() again.'),
+        (EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
+            'its primary key is deferrable', 'Make the primary key NOT DEFERRABLE.'),
+        (EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisexclusion),
+            'its primary key is WITHOUT OVERLAPS', 'Add a primary key that names one row.')
+    ) p(applies, problem, hint)
+    WHERE c.oid = relid AND p.applies
+    LIMIT 1
+$$;
+
+-- Is everything in place that enforcement needs?
+CREATE OR REPLACE FUNCTION rowclaim.check_table(target regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    this  rowclaim.enabled_table;
+    wrong record;
+    name  text := target::text;
+    undo  text := pg_catalog.format('Call disable_claims(%L) first, then change the table and call enable_claims() again.', name);
+BEGIN
+    SELECT * INTO this FROM rowclaim.enabled_table WHERE relid = target;
+    -- A dump is being restored: its triggers come last.
+    IF (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger g
+        WHERE g.tgrelid = target AND g.tgname IN (
+              'rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate')) < 3
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+                       WHERE g.tgrelid = target AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgname NOT IN (
+                             'rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate')) THEN
+        RETURN;
+    END IF;
+    SELECT w.col, w.types INTO wrong
+    FROM (VALUES (this.owner_column, ARRAY['text']), (this.version_column, ARRAY['bigint', 'integer']),
+                 (this.draft_column, ARRAY['bigint'])) w(col, types)
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                      WHERE a.attrelid = target AND a.attname = w.col AND NOT a.attisdropped
+                        AND pg_catalog.format_type(a.atttypid, a.atttypmod) = ANY (w.types)
+                        AND (a.attnotnull OR w.col <> this.version_column));
+    IF FOUND THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('column %s of %s is maintained by rowclaim', wrong.col, name), undo);
+    END IF;
+    SELECT g.tgname INTO wrong
+    FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+    WHERE g.tgrelid IN (SELECT target UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)
+      AND p.pronamespace = 'rowclaim'::regnamespace
+      AND (g.tgenabled NOT IN ('A', 'O') OR g.tgname NOT IN
+           ('rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate'))
+    ORDER BY g.tgname LIMIT 1;
+    IF FOUND AND rowclaim.enforced() THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.tgname, name),
+            'SET rowclaim.enforce = off lets a superuser write every row; disable_claims() removes the triggers.');
+    END IF;
+    -- CREATE OR REPLACE TRIGGER must not weaken them.
+    SELECT w.name INTO wrong
+    FROM (VALUES ('rowclaim_guard', 'guard', 27), ('rowclaim_capture', 'capture', 29),
+                 ('rowclaim_truncate', 'capture', 34)) w(name, function, type)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+        WHERE g.tgrelid = target AND g.tgname = w.name AND p.proname = w.function
+          AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgtype = w.type AND g.tgattr::text = ''
+          AND g.tgqual IS NULL);
+    IF FOUND THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('trigger %s of %s enforces claims', wrong.name, name), undo);
+    END IF;
+    -- ENABLE TRIGGER ALL leaves them off for replica sessions.
+    FOR wrong IN
+        SELECT g.tgrelid::regclass AS relation, g.tgname
+        FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+        WHERE g.tgrelid IN (SELECT target UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)
+          AND p.pronamespace = 'rowclaim'::regnamespace AND g.tgenabled = 'O'
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', wrong.relation, wrong.tgname);
+    END LOOP;
+    IF rowclaim.key_columns(target) <> this.key_columns AND EXISTS (
+        -- Renamed key columns are followed.
+        SELECT FROM ROWS FROM (pg_catalog.unnest(this.key_columns), pg_catalog.unnest(rowclaim.key_columns(target))) k(was, is_now)
+        WHERE k.was IS DISTINCT FROM k.is_now AND NOT EXISTS (
+            SELECT FROM pg_catalog.jsonb_each(this.columns) o(n, v)
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attnum = o.n::int2
+            WHERE o.v ->> 0 = k.was AND a.attname = k.is_now))
+       OR EXISTS (SELECT FROM pg_catalog.pg_index i
+                  WHERE i.indrelid = target AND i.indisprimary AND (NOT i.indimmediate OR i.indisexclusion)) THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('the primary key of %s identifies claimed rows', name), undo);
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(this.columns) o(n, v)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attnum = o.n::int2
+               WHERE a.attname = ANY (rowclaim.key_columns(target)) AND o.v ->> 0 = a.attname
+                 AND o.v ->> 1 <> pg_catalog.format_type(a.atttypid, a.atttypmod))
+       AND (EXISTS (SELECT FROM rowclaim.claim c WHERE c.relid = target)
+            OR EXISTS (SELECT FROM rowclaim.draft_row r WHERE r.relid = target)) THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('the primary key of %s identifies claimed rows', name),
+            'Retype it when no row is claimed or dirty.');
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhparent
+               WHERE (i.inhparent = target AND c.relkind = 'r') OR i.inhrelid = target) THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('%s has claims and cannot take part in inheritance', name), undo);
+    END IF;
+    PERFORM rowclaim.follow_columns(this);
+    IF (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = target) = 'p' AND EXISTS (
+        SELECT FROM rowclaim.claim c WHERE c.relid = target AND rowclaim.row_image(c.relid, c.key) IS NULL
+           AND NOT EXISTS (SELECT FROM rowclaim.draft_row r WHERE r.relid = c.relid AND r.key = c.key)
+        UNION ALL
+        SELECT FROM rowclaim.draft_row r WHERE r.relid = target AND r.op <> 'd'
+           AND rowclaim.row_image(r.relid, r.key) IS NULL
+        UNION ALL
+        SELECT FROM rowclaim.draft_row r WHERE r.relid = target AND r.base IS NOT NULL
+           AND r.leaf NOT IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(target) t)) THEN
+        PERFORM rowclaim.refuse(name, pg_catalog.format('rows of a partition of %s are claimed or dirty', name),
+            'Commit or discard and release them before you detach the partition.');
+    END IF;
+    PERFORM rowclaim.guard_partitions(target);
+END $$;

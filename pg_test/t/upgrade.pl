@@ -129,7 +129,7 @@ if ($version)
 	$node->safe_psql('killed', 'ALTER EXTENSION rowclaim UPDATE');
 	is(state($node, 'killed'), $before, 'updated after all: nothing is lost');
 	same_schema('killed', $fresh, 'updated after all');
-	goes_on($node, 'killed', 'updated after all');
+	goes_on($node, 'killed', 'updated after all', recovered => 1);
 }
 
 $node->stop;

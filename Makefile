@@ -4,8 +4,10 @@
 #   make install       copy it into the server             make psql      try it on a private cluster
 #   make installcheck  test the running server             make test      run every test (T=name: only that one)
 #   make bench         compare speed with bare tables and hand-written triggers (QUICK=1, ONLY=W1,W9)
+#   make test-all      every test on every server here     make servers   build PostgreSQL 17 and 18 for it
 #   make test-clients  run docs/clients with the real drivers and pgbouncer
-#   make package       pack build/*.tar.gz                 make deps      install what is missing
+#   make package       pack build/*.tar.gz and build/*.deb; make test-package installs that in clean systems
+#   make dist          pack the sources for PGXN           make deps      install what is missing
 
 EXTENSION := $(basename $(wildcard *.control))
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -52,13 +54,25 @@ installcheck:
 
 package: all
 	tar -C $(STAGE) --owner=0 --group=0 -czf build/$(EXTENSION)-$(VERSION)-$(PGVER)-$(shell uname -m).tar.gz .
+	@pg_test/deb $(STAGE)
+
+# What is committed, as PGXN wants it.
+dist:
+	@mkdir -p build
+	git archive --format=zip --prefix=$(EXTENSION)-$(VERSION)/ -o build/$(EXTENSION)-$(VERSION).zip HEAD
 
 # In a second make, which sees the server that deps may have installed.
-test test-clients bench demo psql: deps
+test test-all test-package test-clients bench demo psql: deps
 	@$(MAKE) --no-print-directory do-$@
 
 do-test: $(PGRX_HOME)/config.toml
 	+@pg_test/run
+
+do-test-all:
+	+@pg_test/all $(VERSIONS)
+
+do-test-package:
+	+@pg_test/package
 
 do-test-clients: install
 	@pg_test/clients
@@ -72,6 +86,9 @@ do-demo: install
 do-psql: install
 	@pg_test/cluster psql
 
+servers:
+	@pg_test/servers
+
 deps:
 	@pg_test/deps
 
@@ -82,4 +99,5 @@ distclean: clean
 	cargo clean
 
 FORCE:
-.PHONY: all install uninstall installcheck package test test-clients do-test-clients bench do-bench demo psql do-test do-demo do-psql deps clean distclean FORCE
+.PHONY: all install uninstall installcheck package dist test test-all test-package test-clients bench demo psql \
+  do-test do-test-all do-test-package do-test-clients do-bench do-demo do-psql servers deps clean distclean FORCE

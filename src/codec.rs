@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::image::{self, parse_image, push_json_string, scalar_text, Image};
 use crate::pg::fixed::FixedOutput;
+use crate::pg::memory::ensure;
 use crate::pg::owner::AsTableOwner;
 use crate::pg::shape::{Column, Form, Shape};
 use crate::pg::trigger::Values;
@@ -24,7 +25,7 @@ fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
         Form::Oid => drop(write!(out, "{}", datum.value() as u32)),
         Form::Bool => out.push_str(if datum.value() as u8 != 0 { "true" } else { "false" }),
         // SAFETY: as above.
-        Form::Text => unsafe { push_json_string(out, value::text(datum)) },
+        Form::Text => push_text(out, unsafe { value::text(datum) }),
         Form::Char => match datum.value() as u8 {
             0 => out.push_str("\"\""),
             byte @ 1..=0x7f => push_json_string(out, char::from(byte).encode_utf8(&mut [0; 4])),
@@ -34,11 +35,16 @@ fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
             if text.as_bytes().last().is_some_and(u8::is_ascii_digit) {
                 out.push_str(text);
             } else {
-                push_json_string(out, text);
+                push_text(out, text);
             }
         }),
-        Form::Other => with_text(column, datum, |text| push_json_string(out, text)),
+        Form::Other => with_text(column, datum, |text| push_text(out, text)),
     }
+}
+
+fn push_text(out: &mut String, text: &str) {
+    ensure(2 * (out.len() + text.len()));
+    push_json_string(out, text);
 }
 
 fn with_text(column: &Column, datum: pg_sys::Datum, body: impl FnOnce(&str)) {
@@ -169,6 +175,8 @@ pub fn read_value(column: &Column, raw: &str) -> Result<Option<pg_sys::Datum>> {
     if let Some(datum) = read_plain(column, raw) {
         return Ok(Some(datum));
     }
+    // Unescaping doubles its buffer as it grows; the input function gets a copy.
+    ensure(4 * raw.len());
     match scalar_text(raw)? {
         Some(text) if column.takes_any_text() && !text.contains('\0') => Ok(Some(text_datum(&text))),
         Some(text) => read_text(column, &text).map(Some),

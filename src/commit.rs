@@ -14,7 +14,7 @@ use crate::notify;
 use crate::order::Order;
 use crate::ownership::{version_datum, version_of};
 use crate::pg::lock::{Lock, Mode};
-use crate::pg::memory::Scratch;
+use crate::pg::memory::{ensure, Scratch};
 use crate::pg::owner::AsOwner;
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
@@ -99,6 +99,8 @@ impl Changes {
                 version = was + 1;
             }
         }
+        // Former and present values, and the change that has both.
+        ensure(3 * (text.len() + touched.base.as_ref().map_or(0, String::len)));
         let now = if present { Some(image::parse_image(&text)?) } else { None };
         let (op, key, old, new) = match (&base, &now) {
             (None, None) => {

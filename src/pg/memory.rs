@@ -1,6 +1,23 @@
-//! Short-lived allocations: a loop over a million rows must not grow.
+//! Short-lived allocations: a loop over a million rows must not grow. And large ones: where memory
+//! is exhausted, Rust's allocator would end the server's process, so what is about to need much
+//! asks first.
 
 use pgrx::pg_sys;
+
+/// Raises "out of memory" (53200) if this many bytes cannot be had now.
+///
+/// What is small is not asked for: it is as good as always there.
+pub fn ensure(bytes: usize) {
+    const LARGE: usize = 1 << 20;
+    if bytes >= LARGE && Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+        pgrx::ereport!(
+            ERROR,
+            pgrx::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            "out of memory",
+            format!("Failed on request of size {bytes}.")
+        );
+    }
+}
 
 /// A memory context of its own, made current by [`Scratch::enter`] and emptied when the returned
 /// guard is dropped.

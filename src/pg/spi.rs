@@ -1,6 +1,7 @@
 //! Internal SQL. Statements are prepared once per backend and run as the extension's owner;
 //! results are copied into Rust values before SPI frees them.
 
+use super::memory::ensure;
 use super::owner::AsOwner;
 use pgrx::pg_sys;
 use pgrx::{FromDatum, IntoDatum};
@@ -86,7 +87,10 @@ impl Row {
             .collect()
     }
     pub fn text(&self, column: i32) -> Option<String> {
-        self.get::<String>(column)
+        self.get::<&str>(column).map(|text| {
+            ensure(text.len());
+            text.to_owned()
+        })
     }
     pub fn i64(&self, column: i32) -> Option<i64> {
         self.get::<i64>(column)

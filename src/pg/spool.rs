@@ -2,6 +2,7 @@
 //! changeset of any size needs little memory.
 
 use super::ffi::{file_close, file_create, file_read, file_write};
+use super::memory::ensure;
 use pgrx::pg_sys;
 
 /// Kept in memory up to this many bytes, then in a file.
@@ -53,6 +54,7 @@ impl Spool {
     /// Appends text `index` to `out`.
     pub fn read(&mut self, index: usize, out: &mut String) {
         let (start, size) = (self.start(index), self.size(index));
+        ensure(2 * (out.len() + size) + size);
         let mut buffer = Vec::new();
         let bytes: &[u8] = match self.file {
             Some(file) => {

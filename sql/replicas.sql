@@ -57,6 +57,23 @@ CREATE FUNCTION rowclaim.write_void(journal_id int, seq bigint) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_write_void';
 COMMENT ON FUNCTION rowclaim.write_void(int, bigint) IS 'Accounts for a number whose commit has failed.';
 
+CREATE FUNCTION rowclaim.recover() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE rowclaim.recovered IN EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM rowclaim.recovered r WHERE r.server_start = pg_catalog.pg_postmaster_start_time()) THEN
+        RETURN;
+    END IF;
+    -- One snapshot tells that a journal has a gap and is not replayed here.
+    PERFORM rowclaim.fill_gaps(c.name) FROM rowclaim.journal_config c
+    WHERE NOT EXISTS (SELECT FROM rowclaim.replay_state r WHERE r.journal = c.name)
+      AND EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = c.name AND j.seq > rowclaim.stable_seq(c.name));
+    DELETE FROM rowclaim.recovered;
+    INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+END $$;
+COMMENT ON FUNCTION rowclaim.recover() IS
+    'Once after each start or crash of the server: accounts for the numbers that were in flight.';
+
 -- What has arrived without a gap after the checkpoint has been applied, in the transaction that brought it.
 CREATE FUNCTION rowclaim.applied_seq(journal text) RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -87,7 +104,7 @@ CREATE VIEW rowclaim.replay AS
     FROM (SELECT p.*, coalesce(p.applied_seq, 0) AS upto FROM rowclaim.replay_position p) p
     JOIN rowclaim.replay_state s USING (journal)
     FULL JOIN (SELECT * FROM rowclaim.replay_failure f
-               WHERE pg_catalog.has_table_privilege(pg_catalog.to_regclass(f.target), 'SELECT') IS NOT FALSE
+               WHERE pg_catalog.has_table_privilege(rowclaim.table_named(f.target), 'SELECT') IS NOT FALSE
                  AND NOT EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = f.journal AND j.seq = f.seq AND j.part = 1)) f
         USING (journal)
     CROSS JOIN LATERAL (
@@ -378,6 +395,6 @@ COMMENT ON FUNCTION prune_journal(text, text, boolean) IS
 REVOKE ALL ON FUNCTION create_journal_publication(text, text[]), prune_journal(text, interval, boolean),
     prune_journal(text, bigint, boolean), prune_journal(text, text, boolean), rowclaim.prune(text, bigint, text, boolean),
     rowclaim.prune_limits(text), rowclaim.seal_pruned(text, bigint), rowclaim.start_replay(text),
-    rowclaim.note_failure(text, bigint, text, text, text), rowclaim.write_void(int, bigint),
+    rowclaim.note_failure(text, bigint, text, text, text), rowclaim.write_void(int, bigint), rowclaim.recover(),
     rowclaim.publish_claims(), rowclaim.receive_claim(), rowclaim.forget_claim(), rowclaim.start_publishing_claims(),
     rowclaim.receive_entry() FROM PUBLIC;

@@ -190,6 +190,11 @@ COMMENT ON TABLE rowclaim.published_claim IS
     'Claims as replicas see them. Publications carry inserts only: a claim that ends is inserted without owner.';
 COMMENT ON COLUMN rowclaim.published_claim.relid IS 'The claimed table; NULL on a replica.';
 
+CREATE UNLOGGED TABLE rowclaim.recovered (server_start timestamptz NOT NULL);
+COMMENT ON TABLE rowclaim.recovered IS
+    'The start of the server since which numbers lost in the stop before are accounted for; a crash empties it.';
+INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal_config', 'WHERE id <> 1');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal_config_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal', '');
@@ -213,6 +218,12 @@ CREATE FUNCTION rowclaim.utc(timestamptz) RETURNS text
     LANGUAGE sql STABLE STRICT
     RETURN pg_catalog.to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"');
 REVOKE ALL ON FUNCTION rowclaim.utc(timestamptz) FROM PUBLIC;
+
+-- The table of this name; who may not use its schema may learn that, too.
+CREATE FUNCTION rowclaim.table_named(name text) RETURNS regclass
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    RETURN pg_catalog.to_regclass(name);
+COMMENT ON FUNCTION rowclaim.table_named(text) IS 'The table of this name, NULL when there is none.';
 
 -- The number of the first entry there is.
 CREATE FUNCTION rowclaim.first_seq(journal text) RETURNS bigint
@@ -244,10 +255,15 @@ CREATE FUNCTION rowclaim.sealed_seq(journal text) RETURNS bigint
             rowclaim.pruned_seq(sealed_seq.journal));
     END;
 
+-- Whoever asks how far a journal is complete loads the library, which sees to what a crash has left in flight.
+CREATE FUNCTION rowclaim.is_loaded() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'rowclaim_is_loaded';
+COMMENT ON FUNCTION rowclaim.is_loaded() IS 'True; loads the library.';
+
 CREATE FUNCTION rowclaim.stable_seq(journal text) RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
-        WITH s AS MATERIALIZED (SELECT rowclaim.sealed_seq(stable_seq.journal) AS start)
+        WITH s AS MATERIALIZED (SELECT rowclaim.sealed_seq(stable_seq.journal) AS start WHERE rowclaim.is_loaded())
         SELECT s.start + pg_catalog.count(e.seq)
         FROM s
         LEFT JOIN LATERAL (

@@ -18,7 +18,7 @@ CREATE VIEW rowclaim.claims WITH (security_barrier) AS
     SELECT t.relid, p.key::jsonb, p.owner, p.token, p.claimed_at, p.expires_at,
            coalesce(p.expires_at <= pg_catalog.clock_timestamp(), false), p.reason,
            NULL, p.owner = @extschema@.current_actor()
-    FROM rowclaim.published_claim p CROSS JOIN LATERAL (SELECT pg_catalog.to_regclass(p.target) AS relid) t
+    FROM rowclaim.published_claim p CROSS JOIN LATERAL (SELECT rowclaim.table_named(p.target) AS relid) t
     WHERE p.relid IS NULL AND p.owner IS NOT NULL AND t.relid IS NOT NULL
       AND ((pg_catalog.has_table_privilege(t.relid, 'SELECT') AND NOT pg_catalog.row_security_active(t.relid))
            OR p.owner = @extschema@.current_actor());

@@ -342,6 +342,11 @@ sql_function! {
 }
 
 sql_function! {
+    /// `rowclaim.is_loaded()`: true.
+    pg_finfo_rowclaim_is_loaded, rowclaim_is_loaded, |call| Ok(call.value(true))
+}
+
+sql_function! {
     /// `baseline_table(target)`.
     pg_finfo_rowclaim_baseline_table, rowclaim_baseline_table, |call| (|| {
         xact::writes(c"baseline_table()");

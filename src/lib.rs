@@ -29,6 +29,7 @@ mod notify;
 mod order;
 mod ownership;
 mod pg;
+mod recovery;
 mod release;
 mod replay;
 mod restore;
@@ -50,6 +51,7 @@ pub extern "C-unwind" fn _PG_init() {
     // pgrx would put a backtrace into the DETAIL of errors when the server's environment asks for one.
     std::env::set_var("RUST_LIB_BACKTRACE", "0");
     settings::register();
+    recovery::register();
     if pg::trigger::in_apply_worker() {
         pg::worker::flush_at_exit();
     }
@@ -59,7 +61,12 @@ pub extern "C-unwind" fn _PG_init() {
         pg::owner::forget();
     });
     pg::xact::register(pg::xact::Hooks {
-        before_commit: commit::before_commit,
+        before_commit: |prepare| {
+            commit::before_commit(prepare);
+            if !prepare {
+                recovery::before_commit();
+            }
+        },
         after_transaction: |aborted| {
             actor::forget();
             replay::after_transaction(aborted);

@@ -49,6 +49,15 @@ pub fn forget() {
     OWNER.with(|owner| owner.set(pg_sys::InvalidOid));
 }
 
+/// Is the extension there, in this database? Its library may be loaded in others, too.
+pub fn is_installed() -> bool {
+    // SAFETY: look-ups by name.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), true);
+        schema != pg_sys::InvalidOid && pg_sys::get_relname_relid(c"recovered".as_ptr(), schema) != pg_sys::InvalidOid
+    }
+}
+
 fn extension_owner() -> pg_sys::Oid {
     let known = OWNER.with(Cell::get);
     if known != pg_sys::InvalidOid {

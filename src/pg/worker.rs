@@ -5,6 +5,12 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
 
+/// Is this the session of a client?
+pub fn in_session() -> bool {
+    // SAFETY: plain reads of process state.
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND && pg_sys::MyDatabaseId != pg_sys::InvalidOid }
+}
+
 /// Copies a text into a fixed field, NUL-terminated; false if it does not fit.
 fn put(field: &mut [core::ffi::c_char], text: &[u8]) -> bool {
     if text.len() >= field.len() {

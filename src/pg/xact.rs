@@ -31,6 +31,12 @@ pub fn writes(function: &'static std::ffi::CStr) {
     unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
 }
 
+/// Is this a standby, or a server that still recovers?
+pub fn in_recovery() -> bool {
+    // SAFETY: a plain read of the server's state.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// The transaction's id, assigned if necessary.
 pub fn xid() -> u64 {
     // SAFETY: may raise an error in recovery, which pgrx turns into a panic.

@@ -7,8 +7,9 @@ use Exporter 'import';
 use PostgreSQL::Test::Utils;
 use RowClaim;
 use Test::More;
+use Time::HiRes 'usleep';
 
-our @EXPORT = qw(new_pair act subscribe wait_applied wait_failing log_errors same_rows);
+our @EXPORT = qw(new_pair act subscribe wait_applied wait_failing kill_worker kill_server log_errors same_rows);
 
 # (hub, replica), with further settings: new_pair(hub => [ ... ], replica => [ ... ]).
 sub new_pair
@@ -63,6 +64,34 @@ sub wait_failing
 	my $failing = "FROM rowclaim.replay WHERE journal = '$journal' AND failing_seq = $seq";
 	$replica->poll_query_until($dbname, "SELECT count(*) = 1 $failing") or die "replay does not fail at $seq";
 	return $replica->safe_psql($dbname, "SELECT failing_target, failing_key, failure $failing");
+}
+
+# Kills the subscription worker which is like this in pg_stat_subscription, as soon as there is one. Its server ends all others, too,
+# and restarts by itself.
+sub kill_worker
+{
+	my ($replica, $condition) = @_;
+	for (1 .. 1800)
+	{
+		my (undef, $pid) = $replica->psql('postgres', "SELECT pid FROM pg_stat_subscription WHERE pid IS NOT NULL AND $condition");
+		return kill 'KILL', $pid if $pid;
+		usleep 100_000;
+	}
+	die "no worker with $condition";
+}
+
+# Kills a postmaster and all its children; and starts it again.
+sub kill_server
+{
+	my ($node) = @_;
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	my @processes = ($postmaster, split ' ', qx(ps -o pid= --ppid $postmaster));
+	$node->kill9;
+	kill 'KILL', @processes;
+	# It does not start before they are gone.
+	for (1 .. 600) { last unless kill 0, @processes; usleep 100_000 }
+	$node->start;
+	return;
 }
 
 # The errors in a server's log from $offset on, each once and in order: "SQLSTATE message", with DETAIL and HINT if $more. Without

@@ -35,7 +35,7 @@ CREATE FUNCTION newest_changes() RETURNS text LANGUAGE sql
 CREATE TABLE parts (id int PRIMARY KEY, qty int);
 INSERT INTO parts SELECT i, i FROM generate_series(1, 3) i;
 SELECT enable_claims('parts');
-\set merge 'WITH m AS (MERGE INTO parts p USING (VALUES (1, 10), (4, 40)) s (id, qty) ON p.id = s.id WHEN MATCHED THEN UPDATE SET qty = s.qty WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.qty) WHEN NOT MATCHED BY SOURCE THEN DELETE RETURNING merge_action() AS action, p.id, p.qty, p.row_version) SELECT string_agg(concat_ws('' '', m.*), '', '' ORDER BY id) FROM m'
+\set merge 'WITH m AS (MERGE INTO parts p USING (VALUES (1, 10), (4, 40)) s (id, qty) ON p.id = s.id WHEN MATCHED THEN UPDATE SET qty = s.qty WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.qty) WHEN NOT MATCHED BY SOURCE THEN DELETE RETURNING merge_action() AS action, p.id, p.qty, p.row_version) SELECT string_agg(concat_ws('' '', action, id, qty, row_version), '', '' ORDER BY id) FROM m'
 SELECT is_since(17, '55000 row_not_claimed', :'merge');
 SELECT count(*) FROM claim_rows('parts', ARRAY[1, 2, 3]) c WHERE c.status = 'granted';
 SELECT is_since(17, 'UPDATE 1 10 2, DELETE 2 2 1, DELETE 3 3 1, INSERT 4 40 1', :'merge');
@@ -73,9 +73,6 @@ SELECT is_since(18, NULL, 'CREATE TABLE rooms (id int4range PRIMARY KEY, during 
 SELECT is_since(18, '', 'SELECT enable_claims(''rooms'')');
 SELECT is_since(18, '55006 operation_refused',
     'ALTER TABLE rooms DROP CONSTRAINT rooms_pkey, ADD PRIMARY KEY (id, during WITHOUT OVERLAPS)');
-SELECT is_since(18, '55006 operation_refused',
-    'ALTER TABLE rooms DROP CONSTRAINT rooms_pkey, DROP COLUMN during, ADD COLUMN during daterange,'
-    ' ADD PRIMARY KEY (id WITHOUT OVERLAPS)');
 
 -- NOT NULL of an ownership column is a constraint with a name.
 SELECT is_since(18, '55006 operation_refused', 'ALTER TABLE parts DROP CONSTRAINT parts_row_version_not_null');

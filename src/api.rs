@@ -95,10 +95,7 @@ fn grant(call: SqlCall, wish: impl FnOnce() -> Result<Wish>) -> Result<pg_sys::D
     let mut claimer = Claimer::new(target(call, 0)?)?;
     let key = key(call, 1, &claimer.table())?;
     let wish = wish()?;
-    let outcome = {
-        let _owner = AsOwner::enter();
-        claimer.claim(&key, &wish)?
-    };
+    let outcome = claimer.claim(&key, &wish)?;
     Ok(call.row(&mut fields(&outcome)))
 }
 

@@ -366,6 +366,7 @@ impl Claimer {
         let text = &standing.text;
         let draft = standing.draft(&self.rows.table);
         let cause = if wish.steal { "stolen" } else { "expired" };
+        let _owner = AsOwner::enter();
         self.rows.let_go();
         xact::in_subtransaction(|| {
             // The holder's commit and other sessions hold this lock while they work on the draft.

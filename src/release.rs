@@ -29,7 +29,6 @@ pub fn release_row(target: pg_sys::Oid, key: &Key) -> Result<bool> {
         return Err(Error::Privilege { problem: format!("permission denied for table {}", table.name()) });
     }
     let mut rows = Rows::open(table.root)?;
-    let _owner = AsOwner::enter();
     release_in(&mut rows, &me, key, false)
 }
 

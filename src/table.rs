@@ -10,7 +10,7 @@ use crate::pg::spi::{self, Arg, Sees};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -69,6 +69,9 @@ thread_local! {
     static FORGET: Cell<Option<fn()>> = const { Cell::new(None) };
     // None: looked up and not enabled.
     static CACHE: RefCell<HashMap<u32, Option<Rc<Table>>>> = RefCell::new(HashMap::new());
+    static NAMES: RefCell<BTreeMap<u32, String>> = const { RefCell::new(BTreeMap::new()) };
+    // How often names were forgotten: one that was looked up across that may be old.
+    static NAMES_FORGOTTEN: Cell<u64> = const { Cell::new(0) };
 }
 
 #[pg_guard]
@@ -83,6 +86,7 @@ unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid)
             }
         }
     });
+    forget_name(relid);
     if relid == pg_sys::InvalidOid || relid == HOME.with(Cell::get) {
         // The extension may have been dropped and created anew: ids start again.
         if let Some(forget) = FORGET.with(Cell::get) {
@@ -91,12 +95,35 @@ unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid)
     }
 }
 
-/// Registers the relation cache callback; called once per backend. `forget` drops what other
+#[pg_guard]
+unsafe extern "C-unwind" fn on_namespace(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    forget_name(pg_sys::InvalidOid);
+}
+
+/// Forgets the name of a relation, or all names.
+fn forget_name(relid: pg_sys::Oid) {
+    NAMES_FORGOTTEN.with(|count| count.set(count.get() + 1));
+    NAMES.with(|names| {
+        if let Ok(mut names) = names.try_borrow_mut() {
+            if relid == pg_sys::InvalidOid {
+                names.clear();
+            } else {
+                names.remove(&relid.to_u32());
+            }
+        }
+    });
+}
+
+/// Registers the cache callbacks; called once per backend. `forget` drops what other
 /// modules have learnt about this installation of the extension.
 pub fn register(forget: fn()) {
     FORGET.with(|cell| cell.set(Some(forget)));
-    // SAFETY: a static function and no argument.
-    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0)) };
+    // SAFETY: static functions and no argument.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0));
+        let namespaces = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
+        pg_sys::CacheRegisterSyscacheCallback(namespaces, Some(on_namespace), pg_sys::Datum::from(0));
+    }
 }
 
 /// Notes which installation of the extension this backend has learnt things about.
@@ -145,8 +172,18 @@ impl Table {
         Table::find(relid)?.ok_or_else(|| Error::ClaimsNotEnabled { table: qualified_name(relid) })
     }
 
+    /// The enabled table's qualified name.
     pub fn name(&self) -> String {
-        qualified_name(self.root)
+        let root = self.root.to_u32();
+        if let Some(known) = NAMES.with(|names| names.borrow().get(&root).cloned()) {
+            return known;
+        }
+        let forgotten = NAMES_FORGOTTEN.with(Cell::get);
+        let name = qualified_name(self.root);
+        if forgotten == NAMES_FORGOTTEN.with(Cell::get) {
+            NAMES.with(|names| names.borrow_mut().insert(root, name.clone()));
+        }
+        name
     }
 
     /// What its rows look like.

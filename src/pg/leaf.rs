@@ -3,12 +3,13 @@
 //! by triggers. Code of the table (CHECK, index expressions, defaults) runs as its owner.
 
 use super::ffi::primary_key_index;
-use super::owner::AsTableOwner;
+use super::owner::{AsOwner, AsTableOwner};
 use super::shape::{index_columns, Shape};
 use super::trigger::Values;
 use super::value::same_image;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::cell::OnceCell;
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -44,8 +45,7 @@ pub type InProgress = Option<(pg_sys::TransactionId, bool)>;
 pub struct Leaf {
     pub shape: Rc<Shape>,
     pub relation: pg_sys::Relation,
-    pub estate: *mut pg_sys::EState,
-    pub info: *mut pg_sys::ResultRelInfo,
+    executor: OnceCell<Executor>,
     index: Option<Index>,
     /// The row found last.
     found: *mut pg_sys::TupleTableSlot,
@@ -53,6 +53,15 @@ pub struct Leaf {
     fresh: *mut pg_sys::TupleTableSlot,
     fire: Fire,
     in_query: bool,
+}
+
+/// What the executor's routines work with; only made when one of them is needed.
+#[derive(Clone, Copy)]
+struct Executor {
+    estate: *mut pg_sys::EState,
+    info: *mut pg_sys::ResultRelInfo,
+    /// No index has an expression or a predicate: keeping them up runs none of the owner's code.
+    plain: bool,
 }
 
 /// A unique index rows are found by.
@@ -74,8 +83,6 @@ impl Leaf {
     /// # Safety
     /// To be closed with [`Leaf::close`], or left to the (sub)transaction's abort.
     pub unsafe fn open(relid: pg_sys::Oid, shape: Rc<Shape>, index: Option<pg_sys::Oid>, fire: Fire) -> Leaf {
-        // Index predicates are simplified when they are read, which may run the table owner's code.
-        let _owner = AsTableOwner::restricted(shape.owner);
         let relation = pg_sys::table_open(relid, pg_sys::RowExclusiveLock as i32);
         let index = index.map(|index| Index::open(index));
         // Callers work in scratch contexts that are emptied between rows.
@@ -83,17 +90,45 @@ impl Leaf {
             &mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext),
             pg_sys::TopTransactionContext,
         );
-        let estate = pg_sys::CreateExecutorState();
-        pg_sys::CurrentMemoryContext = (*estate).es_query_cxt;
-        let info: *mut pg_sys::ResultRelInfo = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
-        (*info).type_ = pg_sys::NodeTag::T_ResultRelInfo;
-        pg_sys::InitResultRelInfo(info, relation, 0, std::ptr::null_mut(), 0);
-        keep_triggers((*info).ri_TrigDesc, fire);
-        pg_sys::ExecOpenIndices(info, fire == Fire::Users);
         let found = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         let fresh = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         pg_sys::CurrentMemoryContext = outer;
-        Leaf { shape, relation, estate, info, index, found, fresh, fire, in_query: false }
+        Leaf { shape, relation, executor: OnceCell::new(), index, found, fresh, fire, in_query: false }
+    }
+
+    fn executor(&self) -> Executor {
+        // SAFETY: the relation is open; what is made here is closed with the leaf.
+        *self.executor.get_or_init(|| unsafe {
+            // Index predicates are simplified when they are read, which may run the table owner's code.
+            let _path = AsOwner::enter();
+            let _owner = AsTableOwner::restricted(self.shape.owner);
+            let outer = std::mem::replace(
+                &mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext),
+                pg_sys::TopTransactionContext,
+            );
+            let estate = pg_sys::CreateExecutorState();
+            pg_sys::CurrentMemoryContext = (*estate).es_query_cxt;
+            let info: *mut pg_sys::ResultRelInfo = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
+            (*info).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+            pg_sys::InitResultRelInfo(info, self.relation, 0, std::ptr::null_mut(), 0);
+            keep_triggers((*info).ri_TrigDesc, self.fire);
+            pg_sys::ExecOpenIndices(info, self.fire == Fire::Users);
+            pg_sys::CurrentMemoryContext = outer;
+            let plain = (0..(*info).ri_NumIndices as usize).all(|i| {
+                let index = *(*info).ri_IndexRelationInfo.add(i);
+                (*index).ii_Expressions.is_null() && (*index).ii_Predicate.is_null()
+            });
+            Executor { estate, info, plain }
+        })
+    }
+
+    /// The executor's state, for routines that are not here.
+    pub fn estate(&self) -> *mut pg_sys::EState {
+        self.executor().estate
+    }
+
+    fn info(&self) -> *mut pg_sys::ResultRelInfo {
+        self.executor().info
     }
 
     /// # Safety
@@ -101,14 +136,18 @@ impl Leaf {
     pub unsafe fn close(self) {
         pg_sys::ExecDropSingleTupleTableSlot(self.found);
         pg_sys::ExecDropSingleTupleTableSlot(self.fresh);
-        // The slots that foreign key checks fetched old and new rows into.
-        pg_sys::ExecResetTupleTable((*self.estate).es_tupleTable, false);
-        pg_sys::ExecCloseIndices(self.info);
+        if let Some(executor) = self.executor.get() {
+            // The slots that foreign key checks fetched old and new rows into.
+            pg_sys::ExecResetTupleTable((*executor.estate).es_tupleTable, false);
+            pg_sys::ExecCloseIndices(executor.info);
+        }
         if let Some(index) = self.index {
             pg_sys::index_close(index.relation, pg_sys::NoLock as i32);
         }
         pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
-        pg_sys::FreeExecutorState(self.estate);
+        if let Some(executor) = self.executor.get() {
+            pg_sys::FreeExecutorState(executor.estate);
+        }
     }
 
     /// The unique, immediate, total index on exactly these attributes, with the place of each of
@@ -209,7 +248,7 @@ impl Leaf {
     pub fn lock_for_triggers(&mut self) -> Written {
         // SAFETY: the trigger descriptor is the result relation's own copy.
         let before = unsafe {
-            let triggers = (*self.info).ri_TrigDesc;
+            let triggers = (*self.info()).ri_TrigDesc;
             !triggers.is_null() && ((*triggers).trig_update_before_row || (*triggers).trig_delete_before_row)
         };
         if before {
@@ -333,15 +372,6 @@ impl Leaf {
         *(*self.fresh).tts_isnull.add(index) = value.is_none();
     }
 
-    /// Lets go of the row found last, before a subtransaction starts or ends.
-    pub fn let_go(&mut self) {
-        // SAFETY: the slots are open; clearing releases their buffer pins.
-        unsafe {
-            pg_sys::ExecClearTuple(self.found);
-            pg_sys::ExecClearTuple(self.fresh);
-        }
-    }
-
     /// Lets BEFORE triggers see, and change, an update of the found row by the filled one that is
     /// made in two steps: [`Leaf::park`] and [`Leaf::unpark`].
     ///
@@ -351,7 +381,7 @@ impl Leaf {
         self.execute(|leaf| {
             // SAFETY: both slots hold tuples; the found row is locked if there are such triggers.
             unsafe {
-                let triggers = (*leaf.info).ri_TrigDesc;
+                let triggers = (*leaf.info()).ri_TrigDesc;
                 if triggers.is_null() || !(*triggers).trig_update_before_row {
                     return;
                 }
@@ -359,9 +389,9 @@ impl Leaf {
                 let mut tid = (*leaf.found).tts_tid;
                 #[cfg(feature = "pg15")]
                 let result = pg_sys::ExecBRUpdateTriggersNew(
-                    leaf.estate,
+                    leaf.estate(),
                     &mut epq,
-                    leaf.info,
+                    leaf.info(),
                     &mut tid,
                     std::ptr::null_mut(),
                     leaf.fresh,
@@ -370,9 +400,9 @@ impl Leaf {
                 );
                 #[cfg(any(feature = "pg16", feature = "pg17"))]
                 let result = pg_sys::ExecBRUpdateTriggers(
-                    leaf.estate,
+                    leaf.estate(),
                     &mut epq,
-                    leaf.info,
+                    leaf.info(),
                     &mut tid,
                     std::ptr::null_mut(),
                     leaf.fresh,
@@ -381,9 +411,9 @@ impl Leaf {
                 );
                 #[cfg(feature = "pg18")]
                 let result = pg_sys::ExecBRUpdateTriggers(
-                    leaf.estate,
+                    leaf.estate(),
                     &mut epq,
-                    leaf.info,
+                    leaf.info(),
                     &mut tid,
                     std::ptr::null_mut(),
                     leaf.fresh,
@@ -402,9 +432,9 @@ impl Leaf {
         let _owner = AsTableOwner::restricted(self.shape.owner);
         // SAFETY: the estate is open; nothing per row is used after the routine.
         unsafe {
-            (*self.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
+            (*self.estate()).es_output_cid = pg_sys::GetCurrentCommandId(true);
             body(self);
-            let context = (*self.estate).es_per_tuple_exprcontext;
+            let context = (*self.estate()).es_per_tuple_exprcontext;
             if !context.is_null() {
                 pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
             }
@@ -417,7 +447,7 @@ impl Leaf {
             let mut epq = pg_sys::EPQState::default();
             // SAFETY: both slots hold tuples; the executor checks constraints and maintains
             // generated columns and indexes.
-            unsafe { pg_sys::ExecSimpleRelationUpdate(leaf.info, leaf.estate, &mut epq, leaf.found, leaf.fresh) };
+            unsafe { pg_sys::ExecSimpleRelationUpdate(leaf.info(), leaf.estate(), &mut epq, leaf.found, leaf.fresh) };
         });
     }
 
@@ -426,7 +456,7 @@ impl Leaf {
         self.execute(|leaf| {
             let mut epq = pg_sys::EPQState::default();
             // SAFETY: as in update().
-            unsafe { pg_sys::ExecSimpleRelationDelete(leaf.info, leaf.estate, &mut epq, leaf.found) };
+            unsafe { pg_sys::ExecSimpleRelationDelete(leaf.info(), leaf.estate(), &mut epq, leaf.found) };
         });
     }
 
@@ -434,7 +464,7 @@ impl Leaf {
     pub fn insert(&mut self) {
         self.execute(|leaf| {
             // SAFETY: as in update().
-            unsafe { pg_sys::ExecSimpleRelationInsert(leaf.info, leaf.estate, leaf.fresh) };
+            unsafe { pg_sys::ExecSimpleRelationInsert(leaf.info(), leaf.estate(), leaf.fresh) };
         });
     }
 
@@ -465,17 +495,17 @@ impl Leaf {
     pub fn unpark(&mut self, tid: pg_sys::ItemPointerData) {
         // SAFETY: triggers are left out of the insertion and put back for the queueing.
         unsafe {
-            let triggers = std::mem::replace(&mut (*self.info).ri_TrigDesc, std::ptr::null_mut());
+            let triggers = std::mem::replace(&mut (*self.info()).ri_TrigDesc, std::ptr::null_mut());
             self.insert();
-            (*self.info).ri_TrigDesc = triggers;
+            (*self.info()).ri_TrigDesc = triggers;
             let mut old = tid;
             let _owner = match self.fire {
                 Fire::Checks => AsTableOwner::for_checks(self.shape.owner),
                 Fire::Users => AsTableOwner::restricted(self.shape.owner),
             };
             pg_sys::ExecARUpdateTriggers(
-                self.estate,
-                self.info,
+                self.estate(),
+                self.info(),
                 std::ptr::null_mut(),
                 std::ptr::null_mut(),
                 &mut old,
@@ -506,12 +536,12 @@ impl Leaf {
                 }
                 let mut tid = pg_sys::ItemPointerData::default();
                 #[cfg(not(feature = "pg18"))]
-                let free = pg_sys::ExecCheckIndexConstraints(leaf.info, leaf.fresh, leaf.estate, &mut tid, list);
+                let free = pg_sys::ExecCheckIndexConstraints(leaf.info(), leaf.fresh, leaf.estate(), &mut tid, list);
                 #[cfg(feature = "pg18")]
                 let free = pg_sys::ExecCheckIndexConstraints(
-                    leaf.info,
+                    leaf.info(),
                     leaf.fresh,
-                    leaf.estate,
+                    leaf.estate(),
                     &mut tid,
                     std::ptr::null_mut(),
                     list,
@@ -540,10 +570,10 @@ impl Leaf {
         };
         // SAFETY: the index list was filled by ExecOpenIndices.
         unsafe {
-            (0..(*self.info).ri_NumIndices as usize)
+            (0..(*self.info()).ri_NumIndices as usize)
                 .filter_map(|i| {
-                    let index = *(*self.info).ri_IndexRelationDescs.add(i);
-                    let info = *(*self.info).ri_IndexRelationInfo.add(i);
+                    let index = *(*self.info()).ri_IndexRelationDescs.add(i);
+                    let info = *(*self.info()).ri_IndexRelationInfo.add(i);
                     let unique = (*info).ii_Unique || !(*info).ii_ExclusionOps.is_null();
                     let columns = (0..(*info).ii_NumIndexAttrs as usize).map(|k| (*info).ii_IndexAttrNumbers[k]);
                     // An expression or a predicate may use any column.
@@ -560,8 +590,8 @@ impl Leaf {
         // SAFETY: the index list was filled by ExecOpenIndices.
         unsafe {
             let mut columns = Vec::new();
-            for i in 0..(*self.info).ri_NumIndices as usize {
-                let index = *(*self.info).ri_IndexRelationInfo.add(i);
+            for i in 0..(*self.info()).ri_NumIndices as usize {
+                let index = *(*self.info()).ri_IndexRelationInfo.add(i);
                 if (*index).ii_Unique || !(*index).ii_ExclusionOps.is_null() {
                     for k in 0..(*index).ii_NumIndexAttrs as usize {
                         match (*index).ii_IndexAttrNumbers[k] {
@@ -579,7 +609,6 @@ impl Leaf {
     /// Replaces the found row by the filled one without any trigger or check, waiting for a
     /// transaction that is changing it.
     pub fn overwrite(&mut self) -> Written {
-        let _owner = AsTableOwner::restricted(self.shape.owner);
         // SAFETY: both slots hold tuples of the relation; the access method is its own.
         unsafe {
             let update = (*(*self.relation).rd_tableam).tuple_update;
@@ -617,34 +646,30 @@ impl Leaf {
             }
             #[cfg(feature = "pg15")]
             if indexes {
-                let list = pg_sys::ExecInsertIndexTuples(
-                    self.info,
-                    self.fresh,
-                    self.estate,
-                    true,
-                    false,
-                    none.cast(),
-                    none.cast(),
-                );
-                pg_sys::list_free(list);
+                self.insert_into_indexes();
             }
             #[cfg(not(feature = "pg15"))]
             if indexes != pg_sys::TU_UpdateIndexes::TU_None {
-                let summarizing = indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing;
-                let list = pg_sys::ExecInsertIndexTuples(
-                    self.info,
-                    self.fresh,
-                    self.estate,
-                    true,
-                    false,
-                    none.cast(),
-                    none.cast(),
-                    summarizing,
-                );
-                pg_sys::list_free(list);
+                self.insert_into_indexes(indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing);
             }
         }
         Written::Done
+    }
+
+    /// Enters the new version of an updated row into the indexes.
+    ///
+    /// # Safety
+    /// The fresh slot holds the row as it was just written.
+    unsafe fn insert_into_indexes(&mut self, #[cfg(not(feature = "pg15"))] summarizing: bool) {
+        let Executor { estate, info, plain } = self.executor();
+        let _path = (!plain).then(AsOwner::enter);
+        let _owner = (!plain).then(|| AsTableOwner::restricted(self.shape.owner));
+        let none = std::ptr::null_mut();
+        #[cfg(feature = "pg15")]
+        let list = pg_sys::ExecInsertIndexTuples(info, self.fresh, estate, true, false, none, none.cast());
+        #[cfg(not(feature = "pg15"))]
+        let list = pg_sys::ExecInsertIndexTuples(info, self.fresh, estate, true, false, none, none.cast(), summarizing);
+        pg_sys::list_free(list);
     }
 
     /// Starts collecting after-row events if there are triggers for them; [`Leaf::end_query`] fires
@@ -652,7 +677,7 @@ impl Leaf {
     pub fn begin_query(&mut self) {
         // SAFETY: matched by AfterTriggerEndQuery in end_query(), or by the transaction's abort.
         unsafe {
-            let triggers = (*self.info).ri_TrigDesc;
+            let triggers = (*self.info()).ri_TrigDesc;
             if self.in_query || triggers.is_null() {
                 return;
             }
@@ -689,10 +714,10 @@ impl Leaf {
                 Fire::Checks => AsTableOwner::for_checks(self.shape.owner),
                 Fire::Users => AsTableOwner::restricted(self.shape.owner),
             };
-            pg_sys::AfterTriggerEndQuery(self.estate);
-            pg_sys::ExecCloseResultRelations(self.estate);
+            pg_sys::AfterTriggerEndQuery(self.estate());
+            pg_sys::ExecCloseResultRelations(self.estate());
             // Closed, but still in the list: the next query must open them again.
-            (*self.estate).es_trig_target_relations = std::ptr::null_mut();
+            (*self.estate()).es_trig_target_relations = std::ptr::null_mut();
         }
     }
 
@@ -703,7 +728,7 @@ impl Leaf {
             // SAFETY: the fresh slot holds a tuple of the relation.
             unsafe {
                 belongs = !(*(*leaf.relation).rd_rel).relispartition
-                    || pg_sys::ExecPartitionCheck(leaf.info, leaf.fresh, leaf.estate, false);
+                    || pg_sys::ExecPartitionCheck(leaf.info(), leaf.fresh, leaf.estate(), false);
             }
         });
         belongs

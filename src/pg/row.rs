@@ -3,14 +3,14 @@
 //! foreign key checks where a row's data is put back.
 
 use super::leaf::{begin_checks, Fire, InProgress, Leaf};
-use super::owner::AsTableOwner;
+use super::owner::{AsOwner, AsTableOwner};
 use super::spi::{self, Arg};
 use super::trigger::Values;
 use crate::error::Result;
 use crate::table::Table;
 use pgrx::pg_sys;
-use std::collections::hash_map::Entry as Slot;
-use std::collections::HashMap;
+use std::collections::btree_map::Entry as Slot;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub use super::leaf::{wait_for, Look, Written};
@@ -24,7 +24,7 @@ struct Part {
 /// An enabled table with whatever partitions are needed on the way.
 pub struct Rows {
     pub table: Rc<Table>,
-    leaves: HashMap<u32, Part>,
+    leaves: BTreeMap<u32, Part>,
     /// The leaf of the row found last.
     current: u32,
     in_query: bool,
@@ -36,11 +36,7 @@ impl Rows {
         // SAFETY: only takes the lock.
         unsafe { pg_sys::LockRelationOid(root, pg_sys::RowExclusiveLock as i32) };
         let table = Table::enabled(root)?;
-        let mut rows = Rows { current: root.to_u32(), table, leaves: HashMap::new(), in_query: false };
-        if !rows.table.partitioned {
-            rows.leaf(root)?;
-        }
-        Ok(rows)
+        Ok(Rows { current: root.to_u32(), table, leaves: BTreeMap::new(), in_query: false })
     }
 
     fn leaf(&mut self, relid: pg_sys::Oid) -> Result<&mut Leaf> {
@@ -48,7 +44,7 @@ impl Rows {
         Ok(match self.leaves.entry(self.current) {
             Slot::Occupied(open) => &mut open.into_mut().leaf,
             Slot::Vacant(free) => {
-                let table = Table::enabled(relid)?;
+                let table = if relid == self.table.relid { self.table.clone() } else { Table::enabled(relid)? };
                 // SAFETY: closed in Drop.
                 let leaf = unsafe { Leaf::open(relid, table.shape(), Some(table.key_index), Fire::Checks) };
                 &mut free.insert(Part { table, leaf }).leaf
@@ -75,13 +71,11 @@ impl Rows {
     /// Returns `None` when there is no such row, else the transaction in progress on it, if any:
     /// its id and whether the row itself is uncommitted.
     pub fn find(&mut self, key: &[pg_sys::Datum], look: Look) -> Result<Option<InProgress>> {
-        if self.table.partitioned {
-            match self.locate(key)? {
-                Some(relid) => self.leaf(relid)?,
-                None => return Ok(None),
-            };
+        let leaf = if self.table.partitioned { self.locate(key)? } else { Some(self.table.relid) };
+        match leaf {
+            Some(leaf) => Ok(self.leaf(leaf)?.find(key, look)),
+            None => Ok(None),
         }
-        Ok(self.at().find(key, look))
     }
 
     /// The partition that holds a key, by the executor's own pruning.
@@ -101,15 +95,19 @@ impl Rows {
             args.push(Arg(column.base_type, key.get(i).copied()));
         }
         let sql = format!("SELECT tableoid FROM {} WHERE {}", self.table.name(), condition.join(" AND "));
+        let _path = AsOwner::enter();
         let _owner = AsTableOwner::restricted(self.table.owner);
         let mut found = None;
         spi::run_as_is(&sql, &args, |row| found = row.oid(1));
         Ok(found)
     }
 
-    /// Lets go of the row found last, before a subtransaction starts or ends.
+    /// Closes what is open, before a subtransaction starts or ends; the locks stay.
     pub fn let_go(&mut self) {
-        self.leaves.values_mut().for_each(|part| part.leaf.let_go());
+        while let Some((_, part)) = self.leaves.pop_first() {
+            // SAFETY: not used again.
+            unsafe { part.leaf.close() };
+        }
     }
 
     /// As [`Rows::find`] in what is committed, and locks the row against concurrent writers.
@@ -200,10 +198,7 @@ impl Drop for Rows {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.finish();
-            for (_, part) in self.leaves.drain() {
-                // SAFETY: not used again.
-                unsafe { part.leaf.close() };
-            }
+            self.let_go();
         }
     }
 }

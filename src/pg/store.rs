@@ -156,6 +156,23 @@ impl Store {
         }
     }
 
+    /// Deletes a found row, waiting for a transaction that is changing it; false if it did.
+    pub fn try_delete(&self, found: &Found) -> bool {
+        let mut failure = pg_sys::TM_FailureData::default();
+        // SAFETY: the place is the found row's; there is no snapshot to check against.
+        let result = unsafe {
+            pg_sys::CommandCounterIncrement();
+            let (mut tid, none) = (found.tid, std::ptr::null_mut());
+            let command = pg_sys::GetCurrentCommandId(true);
+            pg_sys::heap_delete(self.relation, &mut tid, command, none, true, &mut failure, false)
+        };
+        match result {
+            pg_sys::TM_Result::TM_Ok => true,
+            pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => false,
+            other => pgrx::error!("unexpected result {other} of a deletion"),
+        }
+    }
+
     unsafe fn form(&self, row: &[Option<pg_sys::Datum>]) -> pg_sys::HeapTuple {
         let mut values: Vec<_> = row.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
         let mut nulls: Vec<_> = row.iter().map(Option::is_none).collect();

@@ -370,7 +370,7 @@ impl Target {
         let relid = self.shape.relid.to_u32();
         let estate = match &self.router {
             Some(router) => router.estate,
-            None => self.enter(relid, None)?.leaf.estate,
+            None => self.enter(relid, None)?.leaf.estate(),
         };
         let _owner = AsTableOwner::restricted(self.shape.owner);
         let relation = self.relation;

@@ -2,7 +2,8 @@
 
 use crate::actor;
 use crate::baseline;
-use crate::claim::{self, Claimer, Outcome, Wish};
+use crate::claim::{Claimer, Outcome, Wish};
+use crate::claims;
 use crate::codec;
 use crate::commit;
 use crate::draft;
@@ -156,13 +157,12 @@ fn claim_rows(call: SqlCall) -> Result<pg_sys::Datum> {
     }
     let keys = list.into_iter().map(|datum| Key::from_datum(&table, datum, typ)).collect::<Result<Vec<_>>>()?;
     let wish = Wish { ttl: ttl(call, 2)?, wait: wait(call, 4)?, reason: call.arg(5), ..Wish::default() };
-    let outcomes = claim::claim_rows(relid, keys, versions, &wish)?;
     let set = call.set();
-    for (key, outcome) in outcomes {
-        let mut row = vec![Some(crate::key::jsonb(&key))];
-        row.extend(fields(&outcome));
-        set.push(&row);
-    }
+    claims::claim_rows(relid, keys, versions, &wish, |key, outcome| {
+        let [status, owner, token, claimed_at, expires_at, row_version, message] = fields(outcome);
+        let key = Some(crate::key::jsonb(key));
+        set.push(&[key, status, owner, token, claimed_at, expires_at, row_version, message]);
+    })?;
     Ok(call.null())
 }
 

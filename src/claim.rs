@@ -13,16 +13,16 @@ use crate::key::Key;
 use crate::lease::Ttl;
 use crate::notify;
 use crate::ownership::Ownership;
+use crate::pg::ffi::nextval;
 use crate::pg::owner::{caller, AsCaller, AsOwner};
-use crate::pg::row::{wait_for, Look, Rows, Written};
+use crate::pg::row::{wait_for, Look, Place, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::value::text_datum;
-use crate::pg::xact;
+use crate::pg::xact::{self, Moment};
 use crate::restore;
 use crate::settings;
 use crate::table::Table;
 use pgrx::pg_sys;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// What a caller asks for. Times are microseconds.
@@ -47,13 +47,14 @@ pub struct Outcome {
     pub message: String,
 }
 
-fn next_token() -> i64 {
+/// The token of a new grant.
+pub fn next_token() -> i64 {
     // SAFETY: look-ups by name.
     let sequence = unsafe {
         let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
         pg_sys::get_relname_relid(c"token_seq".as_ptr(), schema)
     };
-    crate::pg::ffi::nextval(sequence)
+    nextval(sequence)
 }
 
 impl Wish {
@@ -67,8 +68,9 @@ impl Wish {
 }
 
 /// How a row stands when somebody asks for it.
-struct Standing {
-    text: String,
+pub struct Standing {
+    /// The row's own key: the caller's may be equal and yet written differently.
+    pub text: String,
     held: Ownership,
     stamp: Stamp,
     /// The committed version, if somebody else's draft has gone on from it.
@@ -81,7 +83,7 @@ struct Standing {
 
 impl Standing {
     /// The version a claim would start from.
-    fn version(&self) -> i64 {
+    pub fn version(&self) -> i64 {
         self.committed.unwrap_or(self.held.version)
     }
 
@@ -152,7 +154,6 @@ impl Claimer {
             let values = self.rows.values();
             let held = Ownership::of(&leaf, values);
             let stamp = draft::status(&leaf, held.draft, &self.me);
-            // The row's own key: the caller's may be equal and yet written differently.
             let text = codec::key_text(&leaf, values);
             let committed = match stamp {
                 Stamp::Other(_) => entries().find(leaf.root, &text).and_then(|found| Entry::of(&found).version),
@@ -177,23 +178,51 @@ impl Claimer {
         Ok(Some(Standing { text, committed: entry.version, held, stamp, pending: None, present: false }))
     }
 
-    /// What a claim would meet now; grants nothing and waits for nobody.
-    pub fn look(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
-        let standing = if self.policies_allow(key) { self.standing(key, Look::Latest)? } else { None };
-        let Some(standing) = standing else { return Ok(self.absent(key)) };
-        if let Some(refusal) = self.refusal(&standing, wish) {
-            return Ok(refusal);
+    /// How a row that the caller may see stands in what is committed; waits for nobody.
+    pub fn sight(&mut self, key: &Key) -> Result<Option<Standing>> {
+        if self.policies_allow(key) {
+            self.standing(key, Look::Latest)
+        } else {
+            Ok(None)
         }
-        Ok(Outcome {
+    }
+
+    /// Where the row that was seen last is, if nobody has anything to do with it.
+    pub fn place(&mut self, standing: &Standing) -> Option<Place> {
+        let free = standing.present && standing.held.owner.is_none() && !matches!(standing.stamp, Stamp::Other(_));
+        free.then(|| self.rows.place())
+    }
+
+    /// Makes the row at a place mine, if it is still as it was at that moment.
+    pub fn take(&mut self, place: Place, moment: &Moment) -> Result<Written> {
+        if !self.rows.fetch(place, moment)? {
+            return Ok(Written::Changed);
+        }
+        let column = self.rows.leaf_table().owner_column;
+        Ok(self.rows.write(&[(column, Some(text_datum(&self.me)))]))
+    }
+
+    /// Closes what is open, before a subtransaction starts or ends.
+    pub fn let_go(&mut self) {
+        self.rows.let_go();
+    }
+
+    pub fn me(&self) -> &str {
+        &self.me
+    }
+
+    /// The answer for a row that could be claimed.
+    pub fn free(&self, key: &str, version: i64) -> Outcome {
+        Outcome {
             status: "free",
-            row_version: Some(standing.version()),
-            message: format!("{} can be claimed", self.name(&standing.text)),
+            row_version: Some(version),
+            message: format!("{} can be claimed", self.name(key)),
             ..Outcome::default()
-        })
+        }
     }
 
     /// Why the row cannot be claimed as it stands, if so.
-    fn refusal(&self, standing: &Standing, wish: &Wish) -> Option<Outcome> {
+    pub fn refusal(&self, standing: &Standing, wish: &Wish) -> Option<Outcome> {
         if let Some(who) = self.other(standing) {
             if !self.may_take_over(standing, &who, wish) {
                 return Some(self.denied(standing, &who));
@@ -260,7 +289,7 @@ impl Claimer {
         }
     }
 
-    fn absent(&self, key: &Key) -> Outcome {
+    pub fn absent(&self, key: &Key) -> Outcome {
         let message = format!("there is no {}", self.name(&key.text(&self.rows.table)));
         Outcome { status: "not_found", message, ..Outcome::default() }
     }
@@ -280,7 +309,7 @@ impl Claimer {
     }
 
     /// Claims a row now; waits only for a transaction in progress on a row that looks free.
-    fn attempt(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
+    pub fn attempt(&mut self, key: &Key, wish: &Wish) -> Result<Outcome> {
         if !self.policies_allow(key) {
             return Ok(self.absent(key));
         }
@@ -334,6 +363,16 @@ impl Claimer {
         Some(self.result(key, &claim, held.version))
     }
 
+    /// Enters the claims on rows that were just taken, by key and token.
+    pub fn grant_all(&self, rows: &[(&str, i64)], (claimed_at, expires_at): (i64, Option<i64>), reason: Option<&str>) {
+        let claim = Claim { owner: self.me.to_string(), token: 0, claimed_at, expires_at };
+        holder::insert_all(self.rows.table.root, rows, &claim, reason);
+        xact::bump_command();
+        for (key, _) in rows {
+            notify::row("claim", &self.rows.table, key, &self.me);
+        }
+    }
+
     fn granted(&mut self, key: &str, version: i64, wish: &Wish) -> Outcome {
         let claim = Claim {
             owner: self.me.to_string(),
@@ -347,7 +386,7 @@ impl Claimer {
         self.result(key, &claim, version)
     }
 
-    fn result(&self, key: &str, claim: &Claim, version: i64) -> Outcome {
+    pub fn result(&self, key: &str, claim: &Claim, version: i64) -> Outcome {
         Outcome {
             status: "granted",
             owner: Some(claim.owner.clone()),
@@ -438,70 +477,4 @@ fn lock_header(draft: DraftKey) -> bool {
         "SELECT 1 FROM rowclaim.draft WHERE id = $1 AND journal_id = $2 FOR UPDATE",
         &[Arg::i64(draft.0), Arg::i32(draft.1)],
     ) > 0
-}
-
-/// `claim_rows()`: all or nothing. One outcome per key, in the order asked.
-pub fn claim_rows(
-    target: pg_sys::Oid,
-    keys: Vec<Key>,
-    versions: Option<Vec<Option<i64>>>,
-    wish: &Wish,
-) -> Result<Vec<(String, Outcome)>> {
-    let mut claimer = Claimer::new(target)?;
-    let _owner = AsOwner::enter();
-    let table = claimer.table();
-    let wish_for =
-        |i: usize| Wish { version: versions.as_ref().and_then(|v| v.get(i).copied().flatten()), ..wish.clone() };
-    let texts: Vec<String> = keys.iter().map(|key| key.text(&table)).collect();
-    // One order for everybody, so that two callers cannot deadlock.
-    let mut order: Vec<usize> = (0..keys.len()).collect();
-    order.sort_by(|a, b| texts[*a].cmp(&texts[*b]));
-    let deadline = xact::clock().saturating_add(wish.wait);
-    let mut pause = 2;
-    loop {
-        xact::bump_command();
-        let mut outcomes: HashMap<usize, Outcome> = HashMap::new();
-        for &i in &order {
-            pgrx::check_for_interrupts!();
-            outcomes.insert(i, claimer.look(&keys[i], &wish_for(i))?);
-        }
-        if outcomes.values().all(|o| o.status == "free") {
-            claimer.rows.let_go();
-            let granted = xact::in_subtransaction(|| {
-                let mut granted = HashMap::new();
-                for &i in &order {
-                    let outcome = claimer.attempt(&keys[i], &wish_for(i))?;
-                    if outcome.status != "granted" {
-                        claimer.rows.let_go();
-                        return Ok(None);
-                    }
-                    granted.insert(i, outcome);
-                }
-                claimer.rows.let_go();
-                Ok(Some(granted))
-            })?;
-            match granted {
-                Some(granted) => outcomes = granted,
-                // Somebody was faster: say how every row stands now.
-                None => {
-                    for &i in &order {
-                        outcomes.insert(i, claimer.look(&keys[i], &wish_for(i))?);
-                    }
-                    if outcomes.values().all(|o| o.status == "free") {
-                        continue;
-                    }
-                }
-            }
-        }
-        let denied = outcomes.values().any(|o| o.status == "denied");
-        if !denied || xact::clock() >= deadline {
-            return Ok(texts
-                .into_iter()
-                .enumerate()
-                .map(|(i, text)| (text, outcomes.remove(&i).unwrap_or_default()))
-                .collect());
-        }
-        xact::pause(pause.min(1 + (deadline - xact::clock()).max(0) / 1_000));
-        pause = (pause * 2).min(50);
-    }
 }

@@ -3,6 +3,7 @@
 use crate::draft::{DraftKey, Stamp};
 use crate::error::{Error, Holder};
 use crate::ownership::Ownership;
+use crate::pg::memory::Scratch;
 use crate::pg::owner::user;
 use crate::pg::spi::{self, Arg, Row, Sees};
 use crate::pg::store::Store;
@@ -34,32 +35,56 @@ pub fn store() -> Store {
 /// Writes a new claim. Its reason is for people.
 pub fn insert(root: pg_sys::Oid, key: &str, claim: &Claim, reason: Option<&str>) {
     let store = store();
-    // Where claims are published, triggers must see them.
     if store.has_triggers() {
-        spi::run(
-            "INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at, expires_at, reason)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            &[
-                Arg::oid(root),
-                Arg::str(key),
-                Arg::str(&claim.owner),
-                Arg::i64(claim.token),
-                Arg::timestamp(Some(claim.claimed_at)),
-                Arg::timestamp(claim.expires_at),
-                Arg::text(reason.map(str::to_owned)),
-            ],
-        );
+        insert_published(root, &[(key, claim.token)], claim, reason);
+    } else {
+        store.insert(&row(root, key, claim.token, claim, reason));
+    }
+}
+
+/// Writes claims on many rows, given by key and token, that have the rest in common.
+pub fn insert_all(root: pg_sys::Oid, rows: &[(&str, i64)], claim: &Claim, reason: Option<&str>) {
+    let store = store();
+    if store.has_triggers() {
+        insert_published(root, rows, claim, reason);
         return;
     }
-    store.insert(&[
+    let scratch = Scratch::new();
+    for (key, token) in rows {
+        let _entered = scratch.enter();
+        store.insert(&row(root, key, *token, claim, reason));
+    }
+}
+
+/// Where claims are published, triggers must see them.
+fn insert_published(root: pg_sys::Oid, rows: &[(&str, i64)], claim: &Claim, reason: Option<&str>) {
+    let (keys, tokens): (Vec<String>, Vec<i64>) = rows.iter().map(|(key, token)| ((*key).to_owned(), *token)).unzip();
+    spi::run(
+        "INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at, expires_at, reason)
+         SELECT $1, r.key, $4, r.token, $5, $6, $7 FROM ROWS FROM (unnest($2::text[]), unnest($3::bigint[])) r(key, token)",
+        &[
+            Arg::oid(root),
+            Arg::texts(&keys),
+            Arg::ids(&tokens),
+            Arg::str(&claim.owner),
+            Arg::timestamp(Some(claim.claimed_at)),
+            Arg::timestamp(claim.expires_at),
+            Arg::text(reason.map(str::to_owned)),
+        ],
+    );
+}
+
+/// A row of the table; the token is given apart.
+fn row(root: pg_sys::Oid, key: &str, token: i64, claim: &Claim, reason: Option<&str>) -> [Option<pg_sys::Datum>; 7] {
+    [
         Some(pg_sys::Datum::from(root.to_u32())),
         Some(text_datum(key)),
         Some(text_datum(&claim.owner)),
-        Some(pg_sys::Datum::from(claim.token)),
+        Some(pg_sys::Datum::from(token)),
         Some(pg_sys::Datum::from(claim.claimed_at)),
         claim.expires_at.map(pg_sys::Datum::from),
         reason.map(text_datum),
-    ]);
+    ]
 }
 
 /// The claim on a row.

@@ -12,6 +12,7 @@ mod baseline;
 mod capture;
 mod change;
 mod claim;
+mod claims;
 mod codec;
 mod commit;
 mod diff;

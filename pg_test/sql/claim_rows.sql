@@ -99,6 +99,34 @@ SELECT key, status FROM claim_rows('parts', ARRAY[20]);
 COMMIT;
 SELECT id, row_owner FROM parts WHERE id IN (19, 20) ORDER BY id;
 
+-- many rows: in batches, with some that are mine already and some keys given twice
+RESET SESSION AUTHORIZATION;
+CREATE TABLE many (id int PRIMARY KEY, code text);
+INSERT INTO many SELECT g, 'code ' || g FROM generate_series(1, 2500) g;
+CREATE INDEX many_code ON many (upper(code)) WHERE code LIKE 'code 1%';
+GRANT ALL ON many TO PUBLIC;
+SELECT enable_claims('many');
+SET SESSION AUTHORIZATION regress_claim_rows_alice;
+SELECT token AS t FROM claim_row('many', 1500, reason => 'before') \gset
+CREATE TEMP TABLE answer AS
+    SELECT * FROM claim_rows('many', ARRAY(SELECT * FROM generate_series(2500, 1, -1)) || ARRAY[5, 1500, 2400], '1 day');
+SELECT status, count(*), count(DISTINCT token), count(DISTINCT key) FROM answer GROUP BY 1;
+SELECT count(*) FROM answer a JOIN rowclaim.claims c ON c.key = a.key AND c.token = a.token AND c.claimed_at = a.claimed_at
+    AND c.expires_at = a.expires_at AND c.owner = a.owner WHERE c.target = 'many'::regclass;
+SELECT DISTINCT token = :t AS same_token FROM answer WHERE key = '{"id": 1500}';
+-- in the order of the keys' texts
+SELECT count(*) FROM (SELECT token < lag(token) OVER (ORDER BY key::text COLLATE "C") AS out_of_order FROM answer
+                      WHERE key <> '{"id": 1500}') s WHERE out_of_order;
+SELECT count(*) FROM many WHERE row_owner = current_actor() AND row_version = 1;
+SELECT release_rows('many'), count(*) FROM many WHERE row_owner IS NOT NULL;
+-- one held by somebody else: nothing is claimed
+SET SESSION AUTHORIZATION regress_claim_rows_bob;
+SELECT status FROM claim_row('many', 2300);
+SET SESSION AUTHORIZATION regress_claim_rows_alice;
+SELECT status, count(*) FROM claim_rows('many', ARRAY(SELECT * FROM generate_series(1, 2500))) GROUP BY 1 ORDER BY 1;
+SELECT count(*) FROM rowclaim.claims WHERE target = 'many'::regclass;
+SELECT count(*) FROM many WHERE row_owner IS NOT NULL;
+
 -- refusals
 SELECT * FROM refused('SELECT claim_rows(''parts'', NULL::int[])');
 SELECT * FROM refused('SELECT claim_rows(''parts'', ARRAY[1, NULL])');

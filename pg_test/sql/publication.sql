@@ -56,6 +56,11 @@ SELECT release_row('parts', 1);
 SELECT journal, target, key, owner, reason FROM rowclaim.published_claim;
 SELECT release_rows();
 SELECT count(*) FROM rowclaim.published_claim;
+SELECT key, status FROM claim_rows('parts', ARRAY[2, 1], reason => 'count');
+SELECT p.key, p.owner, p.reason FROM rowclaim.published_claim p
+    JOIN rowclaim.claim c USING (relid, key, owner, token, claimed_at) ORDER BY 1;
+SELECT release_rows();
+SELECT count(*) FROM rowclaim.published_claim;
 -- on the source they are not shown twice
 SELECT status FROM claim_row('parts', 1);
 SELECT target, key, owner, mine FROM rowclaim.claims;

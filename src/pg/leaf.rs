@@ -7,6 +7,7 @@ use super::owner::{AsOwner, AsTableOwner};
 use super::shape::{index_columns, Shape};
 use super::trigger::Values;
 use super::value::same_image;
+use super::xact::Moment;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::cell::OnceCell;
@@ -234,14 +235,14 @@ impl Leaf {
     }
 
     /// Fetches the row at a place; false if it is gone.
-    pub fn fetch(&mut self, mut tid: pg_sys::ItemPointerData) -> bool {
-        // SAFETY: the relation is open; the snapshot is registered while it is used.
-        unsafe {
-            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-            let found = pg_sys::table_tuple_fetch_row_version(self.relation, &mut tid, snapshot, self.found);
-            pg_sys::UnregisterSnapshot(snapshot);
-            found
-        }
+    pub fn fetch(&mut self, tid: pg_sys::ItemPointerData) -> bool {
+        self.fetch_at(tid, &Moment::now())
+    }
+
+    /// As [`Leaf::fetch`], as of a moment.
+    pub fn fetch_at(&mut self, mut tid: pg_sys::ItemPointerData, moment: &Moment) -> bool {
+        // SAFETY: the relation is open; the moment's snapshot is registered.
+        unsafe { pg_sys::table_tuple_fetch_row_version(self.relation, &mut tid, moment.snapshot(), self.found) }
     }
 
     /// Locks the row found last if a BEFORE trigger is to see it: as [`Leaf::lock`].
@@ -638,10 +639,10 @@ impl Leaf {
             });
             match result {
                 pg_sys::TM_Result::TM_Ok => {}
-                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => return Written::Changed,
-                pg_sys::TM_Result::TM_SelfModified => {
-                    pgrx::error!("row of {} was already changed by this command", self.name())
-                }
+                pg_sys::TM_Result::TM_Updated
+                | pg_sys::TM_Result::TM_Deleted
+                // This command has changed it already.
+                | pg_sys::TM_Result::TM_SelfModified => return Written::Changed,
                 other => pgrx::error!("unexpected result {other} of a row update"),
             }
             #[cfg(feature = "pg15")]

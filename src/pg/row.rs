@@ -6,6 +6,7 @@ use super::leaf::{begin_checks, Fire, InProgress, Leaf};
 use super::owner::{AsOwner, AsTableOwner};
 use super::spi::{self, Arg};
 use super::trigger::Values;
+use super::xact::Moment;
 use crate::error::Result;
 use crate::table::Table;
 use pgrx::pg_sys;
@@ -19,6 +20,13 @@ pub use super::leaf::{wait_for, Look, Written};
 struct Part {
     table: Rc<Table>,
     leaf: Leaf,
+}
+
+/// Where a version of a row is: its leaf table and its place there.
+#[derive(Clone, Copy)]
+pub struct Place {
+    leaf: pg_sys::Oid,
+    tid: pg_sys::ItemPointerData,
 }
 
 /// An enabled table with whatever partitions are needed on the way.
@@ -118,6 +126,17 @@ impl Rows {
             }
         }
         Ok(false)
+    }
+
+    /// The place of the row found last.
+    pub fn place(&mut self) -> Place {
+        Place { leaf: pg_sys::Oid::from(self.current), tid: self.at().place() }
+    }
+
+    /// Looks at a place where a row was found in this statement; false if the row has changed by that
+    /// moment.
+    pub fn fetch(&mut self, place: Place, moment: &Moment) -> Result<bool> {
+        Ok(self.leaf(place.leaf)?.fetch_at(place.tid, moment))
     }
 
     /// The row found last.

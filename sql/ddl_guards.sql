@@ -82,8 +82,16 @@ CREATE FUNCTION rowclaim.is_owned(relation regclass, owner_column name, draft_co
     LANGUAGE c AS 'MODULE_PATHNAME', 'rowclaim_is_owned';
 COMMENT ON FUNCTION rowclaim.is_owned(regclass, name, name) IS 'Does any row have an owner or a stamp already?';
 
--- Row triggers reach partitions by themselves; TRUNCATE triggers do not. What has been done is
--- remembered, so that restoring a dump does not meet triggers it is about to create.
+-- Row triggers reach partitions by themselves; TRUNCATE triggers do not. It may be there already, from the schema of a dump.
+CREATE FUNCTION rowclaim.guard_partition(leaf regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE pg_catalog.format('CREATE OR REPLACE TRIGGER rowclaim_truncate BEFORE TRUNCATE ON %s
+                               FOR EACH STATEMENT EXECUTE FUNCTION rowclaim.capture()', leaf);
+    EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rowclaim_truncate', leaf);
+END $$;
+
+-- What has been done is remembered, so that restoring a dump does not meet triggers it is about to create.
 CREATE FUNCTION rowclaim.guard_partitions(root regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -101,9 +109,7 @@ BEGIN
                 pg_catalog.format('Set %I and %I to NULL in the partition before you attach it.',
                     this.owner_column, this.draft_column));
         END IF;
-        EXECUTE pg_catalog.format('CREATE TRIGGER rowclaim_truncate BEFORE TRUNCATE ON %s
-                                   FOR EACH STATEMENT EXECUTE FUNCTION rowclaim.capture()', leaf);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rowclaim_truncate', leaf);
+        PERFORM rowclaim.guard_partition(leaf);
     END LOOP;
     FOREACH leaf IN ARRAY this.partitions LOOP
         CONTINUE WHEN leaf = ANY (tree) OR NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = leaf);
@@ -415,7 +421,7 @@ END $$;
 
 REVOKE ALL ON FUNCTION rowclaim.remember_names(), rowclaim.refuse(text, text, text), rowclaim.unsupported(oid), rowclaim.column_map(oid),
     rowclaim.key_columns(oid), rowclaim.row_image(regclass, text), rowclaim.recode_image(regclass, text), rowclaim.is_owned(regclass, name, name),
-    rowclaim.rename_in(text, name, name), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
+    rowclaim.rename_in(text, name, name), rowclaim.guard_partition(regclass), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
     rowclaim.remove_from(text, text), rowclaim.retype_in(text, text, text, text),
     rowclaim.follow_columns(rowclaim.enabled_table), rowclaim.check_table(regclass),
     rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;

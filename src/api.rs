@@ -34,12 +34,12 @@ const LONGEST: i64 = 1_000 * YEAR;
 /// A year of 365.25 days; a month is a twelfth of it.
 const YEAR: i64 = 31_557_600_000_000;
 
-fn invalid(parameter: &'static str, problem: impl Into<String>) -> Error {
+pub fn invalid(parameter: &'static str, problem: impl Into<String>) -> Error {
     Error::InvalidParameter { parameter, problem: problem.into() }
 }
 
 /// The relation argument of a call.
-fn target(call: SqlCall, n: usize) -> Result<pg_sys::Oid> {
+pub fn target(call: SqlCall, n: usize) -> Result<pg_sys::Oid> {
     call.arg::<pg_sys::Oid>(n).ok_or_else(|| invalid("target", "the target table is null"))
 }
 
@@ -385,7 +385,7 @@ sql_function! {
 }
 
 /// The name of the role a call runs as.
-fn caller_name() -> String {
+pub fn caller_name() -> String {
     actor::role_name(user())
 }
 

@@ -120,14 +120,17 @@ pub fn enable(relid: pg_sys::Oid, wanted: &Wanted) -> Result<()> {
     let _owner = AsOwner::enter();
     let table = qualified_name(relid);
     check_settings(wanted)?;
+    if already(relid, wanted)? {
+        if !intact(relid) {
+            repair(relid, &table, wanted)?;
+        }
+        return Ok(());
+    }
     if let Some((problem, hint)) = unsupported(relid) {
         return Err(Error::UnsupportedTable { table, problem, hint });
     }
-    if already(relid, wanted)? {
-        return Ok(());
-    }
     check_columns(relid, &table, wanted)?;
-    add_columns(relid, &table, wanted)?;
+    add_columns(relid, &table, wanted, false)?;
     add_triggers(relid, &table);
     spi::run(
         "INSERT INTO rowclaim.enabled_table
@@ -237,7 +240,8 @@ fn check_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()>
     Ok(())
 }
 
-fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
+/// `again`: the table has claims already, so that owners and stamps are what they should be.
+fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted, again: bool) -> Result<()> {
     let unsupported = |problem: String, hint: &str| {
         Err(Error::UnsupportedTable { table: table.to_owned(), problem, hint: hint.into() })
     };
@@ -251,7 +255,7 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
                 "Choose another owner_column.",
             )
         }
-        Some(_) if any(relid, &format!("SELECT FROM {table} WHERE {owner} IS NOT NULL LIMIT 1")) => {
+        Some(_) if !again && any(relid, &format!("SELECT FROM {table} WHERE {owner} IS NOT NULL LIMIT 1")) => {
             return unsupported(
                 format!("column {} has values already", wanted.owner),
                 "Choose another owner_column, or set the column to NULL.",
@@ -290,6 +294,7 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
                 "Choose another draft_column.",
             )
         }
+        Some(_) if again => {}
         // Stamps of an earlier installation must not look like drafts to come.
         Some(_) => {
             let mut last = None;
@@ -314,7 +319,8 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
 }
 
 fn add_triggers(relid: pg_sys::Oid, table: &str) {
-    // No WHEN conditions: the server would parse them anew for every statement.
+    // No WHEN conditions: the server would parse them anew for every statement. They may be there already, from the
+    // schema of a dump.
     for (name, when, level, function) in [
         ("rowclaim_guard", "BEFORE UPDATE OR DELETE", "ROW", "guard"),
         ("rowclaim_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", "capture"),
@@ -322,10 +328,44 @@ fn add_triggers(relid: pg_sys::Oid, table: &str) {
     ] {
         ddl(
             relid,
-            &format!("CREATE TRIGGER {name} {when} ON {table} FOR EACH {level} EXECUTE FUNCTION rowclaim.{function}()"),
+            &format!(
+                "CREATE OR REPLACE TRIGGER {name} {when} ON {table}
+                 FOR EACH {level} EXECUTE FUNCTION rowclaim.{function}()"
+            ),
         );
         ddl(relid, &format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}"));
     }
+}
+
+/// Has the table everything that enforcement needs?
+fn intact(relid: pg_sys::Oid) -> bool {
+    spi::run("SELECT rowclaim.table_problems($1)", &[Arg::oid(relid)]) == 0
+}
+
+/// Puts back what was dropped, renamed, retyped, disabled or altered. Claims and drafts stay.
+fn repair(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
+    // Set aside, so that the event triggers do not judge what is half repaired.
+    spi::run("UPDATE rowclaim.enabled_table SET relid = 0 WHERE relid = $1", &[Arg::oid(relid)]);
+    let mut commands = Vec::new();
+    spi::query(
+        "SELECT rowclaim.column_repairs($1, t) FROM rowclaim.enabled_table t WHERE t.relid = 0",
+        &[Arg::oid(relid)],
+        Sees::Latest,
+        |row| commands.extend(row.text(1)),
+    );
+    for command in commands {
+        ddl(relid, &command);
+    }
+    add_columns(relid, table, wanted, true)?;
+    add_triggers(relid, table);
+    spi::run("SELECT rowclaim.guard_again($1)", &[Arg::oid(relid)]);
+    spi::run(
+        "UPDATE rowclaim.enabled_table SET relid = $1, partitions = ARRAY(
+             SELECT t.relid FROM pg_partition_tree($1) t WHERE t.relid <> $1) WHERE relid = 0",
+        &[Arg::oid(relid)],
+    );
+    forget_all();
+    Ok(())
 }
 
 /// `disable_claims()`.

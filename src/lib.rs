@@ -11,6 +11,7 @@ mod api;
 mod baseline;
 mod capture;
 mod change;
+mod check;
 mod claim;
 mod claims;
 mod codec;
@@ -44,7 +45,8 @@ extension_sql_file!("../sql/consumers.sql", name = "consumers", requires = ["api
 extension_sql_file!("../sql/replicas.sql", name = "replicas", requires = ["consumers"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["replicas"]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["views"]);
-extension_sql_file!("../sql/ddl_guards.sql", name = "ddl_guards", requires = ["metrics"], finalize);
+extension_sql_file!("../sql/ddl_guards.sql", name = "ddl_guards", requires = ["metrics"]);
+extension_sql_file!("../sql/checks.sql", name = "checks", requires = ["ddl_guards"], finalize);
 
 #[allow(non_snake_case)]
 #[pg_guard]

@@ -92,6 +92,12 @@ impl Moment {
         Moment { snapshot: unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) } }
     }
 
+    /// What the statement that is running sees, so that its other tables and this agree.
+    pub fn of_statement() -> Moment {
+        // SAFETY: there is one while a function is called; unregistered as above.
+        Moment { snapshot: unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) } }
+    }
+
     pub fn snapshot(&self) -> pg_sys::Snapshot {
         self.snapshot
     }
@@ -105,7 +111,7 @@ impl Moment {
 impl Drop for Moment {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: registered in now().
+            // SAFETY: registered when it was made.
             unsafe { pg_sys::UnregisterSnapshot(self.snapshot) };
         }
     }

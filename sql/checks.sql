@@ -120,7 +120,7 @@ DECLARE
         FROM pg_catalog.unnest(this.key_columns) WITH ORDINALITY k(name, n) ORDER BY k.n);
     damaged boolean := false;
 BEGIN
-    FOR problem IN SELECT p FROM rowclaim.table_problems(this.relid) p LOOP
+    FOR problem IN SELECT p FROM rowclaim.table_problems(this.relid) p ORDER BY p COLLATE "C" LOOP
         damaged := true;
         repair := pg_catalog.format('SELECT %s(%L, %L, %L, %L, %L, %L, %L, %L)',
             '@extschema@.enable_claims', name, this.claiming, this.committing, this.journal, this.untracked,
@@ -169,7 +169,7 @@ BEGIN
     END IF;
     FOR key, problem, repair IN
         SELECT p.key::jsonb, 'row ' || p.problem, pg_catalog.format('SELECT rowclaim.repair_row(%L, %L)', name, p.key)
-        FROM rowclaim.row_problems(this.relid) p ORDER BY p.key COLLATE "C", p.problem
+        FROM rowclaim.row_problems(this.relid) p ORDER BY p.key COLLATE "C", p.problem COLLATE "C"
     LOOP
         RETURN NEXT;
     END LOOP;

@@ -1,5 +1,39 @@
 \echo Use "ALTER EXTENSION rowclaim UPDATE TO '0.2.0'" to load this file. \quit
 
+CREATE UNLOGGED TABLE rowclaim.recovered (server_start timestamptz NOT NULL);
+
+COMMENT ON TABLE rowclaim.recovered IS
+    'The start of the server since which numbers lost in the stop before are accounted for; a crash empties it.';
+
+INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+
+-- The table of this name; who may not use its schema may learn that, too.
+CREATE OR REPLACE FUNCTION rowclaim.table_named(name text) RETURNS regclass
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    RETURN pg_catalog.to_regclass(name);
+
+COMMENT ON FUNCTION rowclaim.table_named(text) IS 'The table of this name, NULL when there is none.';
+
+-- Whoever asks how far a journal is complete loads the library, which sees to what a crash has left in flight.
+CREATE OR REPLACE FUNCTION rowclaim.is_loaded() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'rowclaim_is_loaded';
+
+COMMENT ON FUNCTION rowclaim.is_loaded() IS 'True; loads the library.';
+
+CREATE OR REPLACE FUNCTION rowclaim.stable_seq(journal text) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        WITH s AS MATERIALIZED (SELECT rowclaim.sealed_seq(stable_seq.journal) AS start WHERE rowclaim.is_loaded())
+        SELECT s.start + pg_catalog.count(e.seq)
+        FROM s
+        LEFT JOIN LATERAL (
+            SELECT j.seq, pg_catalog.row_number() OVER (ORDER BY j.seq) AS n
+            FROM rowclaim.journal j
+            WHERE j.journal = stable_seq.journal AND j.part = 1 AND j.seq > s.start
+        ) e ON e.seq = s.start + e.n
+        GROUP BY s.start;
+    END;
+
 -- The internal half: runs as the extension's owner on behalf of role_name.
 CREATE OR REPLACE FUNCTION rowclaim.pull(role_name name, consumer text, journal text, max_changesets int)
     RETURNS TABLE (seq bigint, part int, parts int, actor text, committed_at timestamptz, message text, changes json)
@@ -51,6 +85,67 @@ BEGIN
         WHERE j.journal = pull.journal AND j.seq > position AND j.seq <= upto AND j.kind IN ('changeset', 'baseline')
         ORDER BY j.seq, j.part;
 END $$;
+
+CREATE OR REPLACE FUNCTION rowclaim.recover() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE rowclaim.recovered IN EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM rowclaim.recovered r WHERE r.server_start = pg_catalog.pg_postmaster_start_time()) THEN
+        RETURN;
+    END IF;
+    -- One snapshot tells that a journal has a gap and is not replayed here.
+    PERFORM rowclaim.fill_gaps(c.name) FROM rowclaim.journal_config c
+    WHERE NOT EXISTS (SELECT FROM rowclaim.replay_state r WHERE r.journal = c.name)
+      AND EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = c.name AND j.seq > rowclaim.stable_seq(c.name));
+    DELETE FROM rowclaim.recovered;
+    INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+END $$;
+
+COMMENT ON FUNCTION rowclaim.recover() IS
+    'Once after each start or crash of the server: accounts for the numbers that were in flight.';
+
+CREATE OR REPLACE VIEW rowclaim.replay AS
+    SELECT journal, r.received_seq, p.applied_seq,
+           (SELECT j.committed_at FROM rowclaim.journal j
+            WHERE j.journal = p.journal AND j.seq = p.applied_seq AND j.part = 1) AS applied_committed_at,
+           CASE WHEN r.received_seq > coalesce(p.applied_seq, 0) THEN coalesce(p.applied_seq, 0) + 1 END AS missing_seq,
+           r.waiting, f.seq AS failing_seq, f.target AS failing_target, f.key::jsonb AS failing_key, f.message AS failure,
+           f.failed_at, f.attempts, coalesce(s.overwritten, 0) AS overwritten, coalesce(s.skipped, 0) AS skipped
+    FROM (SELECT p.*, coalesce(p.applied_seq, 0) AS upto FROM rowclaim.replay_position p) p
+    JOIN rowclaim.replay_state s USING (journal)
+    FULL JOIN (SELECT * FROM rowclaim.replay_failure f
+               WHERE pg_catalog.has_table_privilege(rowclaim.table_named(f.target), 'SELECT') IS NOT FALSE
+                 AND NOT EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = f.journal AND j.seq = f.seq AND j.part = 1)) f
+        USING (journal)
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.max(j.seq) AS received_seq,
+               pg_catalog.count(*) FILTER (WHERE j.part = 1 AND j.seq > coalesce(p.upto, 0)) AS waiting
+        FROM rowclaim.journal j WHERE j.journal = coalesce(p.journal, f.journal) AND j.seq >= coalesce(p.upto, 0)) r;
+
+REVOKE ALL ON FUNCTION create_journal_publication(text, text[]), prune_journal(text, interval, boolean),
+    prune_journal(text, bigint, boolean), prune_journal(text, text, boolean), rowclaim.prune(text, bigint, text, boolean),
+    rowclaim.prune_limits(text), rowclaim.seal_pruned(text, bigint), rowclaim.start_replay(text),
+    rowclaim.note_failure(text, bigint, text, text, text), rowclaim.write_void(int, bigint), rowclaim.recover(),
+    rowclaim.publish_claims(), rowclaim.receive_claim(), rowclaim.forget_claim(), rowclaim.start_publishing_claims(),
+    rowclaim.receive_entry() FROM PUBLIC;
+
+CREATE OR REPLACE VIEW rowclaim.claims WITH (security_barrier) AS
+    SELECT c.relid AS target, c.key::jsonb AS key, c.owner, c.token, c.claimed_at, c.expires_at,
+           coalesce(c.expires_at <= pg_catalog.clock_timestamp(), false) AS expired, c.reason,
+           d.relid IS NOT NULL AS dirty, c.owner = @extschema@.current_actor() AS mine
+    FROM rowclaim.claim c
+    LEFT JOIN rowclaim.draft_row d ON d.relid = c.relid AND d.key = c.key
+    WHERE (pg_catalog.has_table_privilege(c.relid, 'SELECT') AND NOT pg_catalog.row_security_active(c.relid))
+       OR c.owner = @extschema@.current_actor()
+    UNION ALL
+    -- On a replica: what is claimed at the source.
+    SELECT t.relid, p.key::jsonb, p.owner, p.token, p.claimed_at, p.expires_at,
+           coalesce(p.expires_at <= pg_catalog.clock_timestamp(), false), p.reason,
+           NULL, p.owner = @extschema@.current_actor()
+    FROM rowclaim.published_claim p CROSS JOIN LATERAL (SELECT rowclaim.table_named(p.target) AS relid) t
+    WHERE p.relid IS NULL AND p.owner IS NOT NULL AND t.relid IS NOT NULL
+      AND ((pg_catalog.has_table_privilege(t.relid, 'SELECT') AND NOT pg_catalog.row_security_active(t.relid))
+           OR p.owner = @extschema@.current_actor());
 
 -- Figures for monitoring systems.
 
@@ -419,7 +514,7 @@ DECLARE
         FROM pg_catalog.unnest(this.key_columns) WITH ORDINALITY k(name, n) ORDER BY k.n);
     damaged boolean := false;
 BEGIN
-    FOR problem IN SELECT p FROM rowclaim.table_problems(this.relid) p LOOP
+    FOR problem IN SELECT p FROM rowclaim.table_problems(this.relid) p ORDER BY p COLLATE "C" LOOP
         damaged := true;
         repair := pg_catalog.format('SELECT %s(%L, %L, %L, %L, %L, %L, %L, %L)',
             '@extschema@.enable_claims', name, this.claiming, this.committing, this.journal, this.untracked,
@@ -468,7 +563,7 @@ BEGIN
     END IF;
     FOR key, problem, repair IN
         SELECT p.key::jsonb, 'row ' || p.problem, pg_catalog.format('SELECT rowclaim.repair_row(%L, %L)', name, p.key)
-        FROM rowclaim.row_problems(this.relid) p ORDER BY p.key COLLATE "C", p.problem
+        FROM rowclaim.row_problems(this.relid) p ORDER BY p.key COLLATE "C", p.problem COLLATE "C"
     LOOP
         RETURN NEXT;
     END LOOP;

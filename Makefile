@@ -26,8 +26,10 @@ AS_ROOT = $(if $(DESTDIR),,$(shell test -w "`$(PG_CONFIG) --pkglibdir`" || echo 
 
 all: $(STAGE).built
 
+# Cargo gives the library of every version the same name, and would take another one's for its own.
 $(STAGE).built: $(SOURCES) $(PGRX_HOME)/config.toml
 	@rm -rf $(STAGE)
+	@rm -f $(or $(CARGO_TARGET_DIR),target)/release/deps/lib$(EXTENSION).so
 	cargo pgrx package --no-default-features --features $(PGVER) --pg-config $(PG_CONFIG) --out-dir $(STAGE)
 	@touch $@
 

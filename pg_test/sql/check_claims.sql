@@ -203,6 +203,10 @@ ALTER TABLE rowclaim.journal DISABLE TRIGGER receive;
 SELECT * FROM check_claims();
 SELECT DISTINCT repair FROM check_claims() ORDER BY repair \gexec
 SELECT * FROM check_claims();
+CREATE VIEW watch AS
+    SELECT evtname, evtevent::text, evttags, evtenabled, evtfoid::regproc FROM pg_event_trigger
+    UNION ALL SELECT tgname, pg_get_triggerdef(oid), NULL, tgenabled, tgfoid FROM pg_trigger WHERE tgrelid IN ('rowclaim.journal'::regclass, 'rowclaim.published_claim'::regclass);
+CREATE TABLE watch_before AS SELECT * FROM watch;
 ALTER EXTENSION rowclaim DROP EVENT TRIGGER rowclaim_drop;
 ALTER EXTENSION rowclaim DROP EVENT TRIGGER rowclaim_ddl_end;
 DROP EVENT TRIGGER rowclaim_drop;
@@ -213,6 +217,8 @@ DROP TRIGGER forget ON rowclaim.published_claim;
 SELECT * FROM check_claims();
 SELECT DISTINCT repair FROM check_claims() ORDER BY repair \gexec
 SELECT * FROM check_claims();
+-- As it was, to the letter.
+(SELECT * FROM watch_before EXCEPT SELECT * FROM watch) UNION ALL (SELECT * FROM watch EXCEPT SELECT * FROM watch_before);
 SELECT create_journal_publication('published') \g /dev/null
 ALTER TABLE rowclaim.claim DISABLE TRIGGER publish_update;
 SELECT * FROM check_claims();

@@ -1,5 +1,5 @@
 # pg_upgrade of a database in use: everything is there, and work goes on. From the server that OLD_PG_CONFIG names (make test-all: the
-# one tested before, an older one), or from the same one.
+# oldest one), or from the same one.
 use strict;
 use warnings;
 use File::Basename qw(dirname);

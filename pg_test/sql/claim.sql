@@ -174,6 +174,23 @@ SELECT status FROM claim_row(target => 'parts', key => '6');
 -- from a query, many rows at a time
 SELECT id, (claim_row('parts', id)).status FROM parts WHERE id IN (1, 4, 6) ORDER BY id;
 
+-- answers name the table as it is called by then
 RESET SESSION AUTHORIZATION;
+CREATE SCHEMA one;
+SET rowclaim.actor = 'regress_claim_alice';
+SELECT message FROM claim_row('parts', 1);
+ALTER TABLE parts RENAME TO pieces;
+SELECT message FROM claim_row('pieces', 1);
+ALTER TABLE pieces SET SCHEMA one;
+SELECT message FROM claim_row('one.pieces', 1);
+ALTER SCHEMA one RENAME TO two;
+SELECT message FROM claim_row('two.pieces', 1);
+BEGIN;
+ALTER SCHEMA two RENAME TO three;
+SELECT message FROM claim_row('three.pieces', 1);
+ROLLBACK;
+SELECT message FROM claim_row('two.pieces', 1);
+
+RESET rowclaim.actor;
 DROP OWNED BY regress_claim_alice, regress_claim_bob;
 DROP ROLE regress_claim_alice, regress_claim_bob;

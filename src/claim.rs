@@ -243,7 +243,7 @@ impl Claimer {
     }
 
     fn name(&self, key: &str) -> String {
-        format!("row {} {}", self.rows.table.name(), spaced(key))
+        ["row ", &self.rows.table.name(), " ", &spaced(key)].concat()
     }
 
     /// Who else holds the row.
@@ -394,7 +394,7 @@ impl Claimer {
             claimed_at: Some(claim.claimed_at),
             expires_at: claim.expires_at,
             row_version: Some(version),
-            message: format!("{} is yours", self.name(key)),
+            message: self.name(key) + " is yours",
         }
     }
 

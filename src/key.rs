@@ -4,6 +4,7 @@ use crate::codec;
 use crate::error::{Error, Result};
 use crate::image;
 use crate::pg::fixed::FixedOutput;
+use crate::pg::shape::{Column, Form};
 use crate::pg::spi::Arg;
 use crate::pg::value;
 use crate::table::{qualified_name, Table};
@@ -79,6 +80,14 @@ impl Key {
         let Some(datum) = datum else {
             return Err(invalid(table, "the key is null"));
         };
+        if let [index] = table.key.as_slice() {
+            // A plain value as the column has it.
+            let text = [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&typ);
+            let fits = |c: &Column| if text { c.takes_any_text() } else { c.base_type == typ && c.form != Form::Other };
+            if table.column(*index).is_some_and(fits) {
+                return Ok(Key { datums: vec![datum] });
+            }
+        }
         // SAFETY: the datum is a non-null value of the type the function manager reports.
         unsafe {
             match typ {

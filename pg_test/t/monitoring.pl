@@ -46,6 +46,21 @@ for my $section (sort keys %$sections)
 }
 is_deeply(\%exported, \%known, 'the exporter has the figures of the view, all of them, with their labels');
 
+my ($collector) = @{ CPAN::Meta::YAML->read_string(slurp_file("$docs/sql_exporter.collector.yml")) };
+my %collected;
+for my $metric (@{ $collector->{metrics} })
+{
+	my $name = $metric->{metric_name};
+	like($metric->{type}, qr/^(gauge|counter)$/, "$name has a type");
+	ok($metric->{help}, "$name is described");
+	my @labels = sort @{ $metric->{key_labels} };
+	$collected{$name} = join ',', @labels;
+	my $rows = decode_json($node->safe_psql('postgres', "SELECT json_agg(q) FROM ($metric->{query}) q", @as));
+	is_deeply([ sort keys %{ $rows->[0] } ], [ sort @labels, @{ $metric->{values} } ], "$name: the query has the columns that are declared");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM rowclaim.metrics WHERE name = '$name'", @as), scalar(@$rows), "$name: and every row of the figure");
+}
+is_deeply(\%collected, \%known, 'the collector has the figures of the view, all of them, with their labels');
+
 my $dashboard = decode_json(slurp_file("$docs/grafana.json"));
 my %shown;
 for my $panel (@{ $dashboard->{panels} })

@@ -43,8 +43,12 @@ thread_local! {
     static ACTIVE: RefCell<Vec<Replay>> = const { RefCell::new(Vec::new()) };
     // Where this worker's transactions have left the journals.
     static KNOWN: RefCell<HashMap<String, State>> = RefCell::default();
+    // The entries that this transaction of a parallel worker has received, by journal.
+    static RECEIVED: RefCell<BTreeMap<String, Vec<i64>>> = const { RefCell::new(BTreeMap::new()) };
     // Is this a worker that copies whole tables?
     static COPIES: Cell<Option<bool>> = const { Cell::new(None) };
+    // May other workers of the subscription receive entries, too?
+    static PARALLEL: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 /// The position is stored every so many entries: between, the journal itself tells it, and a row
@@ -71,6 +75,7 @@ struct State {
 pub fn after_transaction(aborted: bool) {
     let active = ACTIVE
         .with(|active| active.try_borrow_mut().map(|mut active| std::mem::take(&mut *active)).unwrap_or_default());
+    RECEIVED.with(|received| received.borrow_mut().clear());
     if aborted {
         KNOWN.with(|known| known.borrow_mut().clear());
     }
@@ -97,10 +102,38 @@ fn copies() -> bool {
     })
 }
 
+/// Does the subscription stream to parallel workers? Then each of them, and this one, finds the journals where another
+/// has left them.
+fn is_parallel() -> bool {
+    PARALLEL.with(|parallel| {
+        parallel.get().unwrap_or_else(|| {
+            let found = spi::first(
+                "SELECT s.substream::text = 'p' FROM pg_catalog.pg_subscription s
+                 JOIN pg_catalog.pg_stat_get_subscription(NULL) w ON w.subid = s.oid
+                 WHERE w.pid = pg_catalog.pg_backend_pid()",
+                &[],
+                Sees::Latest,
+                |row| row.get::<bool>(1),
+            );
+            let found = found.flatten().unwrap_or(false);
+            parallel.set(Some(found));
+            found
+        })
+    })
+}
+
 /// A part of an entry has arrived: applies it if its turn has come, else leaves it for later. False
 /// if it has arrived before.
 fn arrived(journal: &str, part: &Part) -> Result<bool> {
     let _owner = AsOwner::enter();
+    if in_parallel_worker() {
+        // The other workers go on with the journal until this transaction's commit has arrived.
+        if is_known(journal, part)? {
+            return Ok(false);
+        }
+        RECEIVED.with(|received| received.borrow_mut().entry(journal.to_owned()).or_default().push(part.seq));
+        return Ok(true);
+    }
     let known = ACTIVE.with(|active| active.borrow().iter().position(|replay| replay.journal == journal));
     let at = match known {
         Some(at) => at,
@@ -119,8 +152,9 @@ fn arrived(journal: &str, part: &Part) -> Result<bool> {
 
 /// What is left to do before the transaction commits: entries that arrived out of order.
 pub fn before_commit(prepare: bool) {
-    let active = ACTIVE.with(|active| std::mem::take(&mut *active.borrow_mut()));
-    if active.is_empty() {
+    let mut active = ACTIVE.with(|active| std::mem::take(&mut *active.borrow_mut()));
+    let received = RECEIVED.with(|received| std::mem::take(&mut *received.borrow_mut()));
+    if active.is_empty() && received.is_empty() {
         return;
     }
     if prepare {
@@ -133,6 +167,7 @@ pub fn before_commit(prepare: bool) {
     }
     let _snapshot = ActiveSnapshot::latest();
     let _owner = AsOwner::enter();
+    active.extend(received.iter().map(|(journal, entries)| Replay::resume_with(journal, entries)));
     for mut replay in active {
         replay.finish();
         KNOWN.with(|known| known.borrow_mut().insert(replay.journal.clone(), replay.state.clone()));
@@ -290,10 +325,34 @@ impl Replay {
         let known = KNOWN.with(|known| known.borrow_mut().remove(journal));
         let mut replay = Replay { journal: journal.to_owned(), ..Replay::default() };
         match known {
-            Some(state) => replay.state = state,
-            None => replay.read_state(),
+            Some(state) if !is_parallel() => replay.state = state,
+            _ => replay.read_state(),
         }
         replay.place.borrow_mut().journal.push_str(journal);
+        replay
+    }
+
+    /// Takes up a journal after entries were stored in it that are not applied yet.
+    fn resume_with(journal: &str, entries: &[i64]) -> Replay {
+        let mut replay = Replay::resume(journal);
+        // What a rollback has taken away may have arrived as somebody else's void entry, and be applied.
+        let mut first = None;
+        spi::query(
+            "SELECT j.seq, j.xmin::text::bigint FROM rowclaim.journal j
+             WHERE j.journal = $1 AND j.seq = ANY ($2) ORDER BY j.seq",
+            &[Arg::str(journal), Arg::ids(entries)],
+            Sees::Latest,
+            |row| {
+                if first.is_none() && row.i64(2).is_some_and(xact::is_own) {
+                    first = row.i64(1);
+                }
+            },
+        );
+        if let (Some(first), Some(applied)) = (first, &mut replay.state.applied) {
+            *applied = (*applied).min(first - 1);
+            replay.state.checkpoint = replay.state.checkpoint.min(*applied);
+        }
+        replay.state.waiting = true;
         replay
     }
 
@@ -325,7 +384,7 @@ impl Replay {
         }
         let next = self.state.applied.map(|applied| (applied + 1, self.part + 1));
         let in_turn = next == Some((part.seq, part.part)) && part.kind != "baseline";
-        if in_turn && !self.waiting_parts() && !copies() && !in_parallel_worker() {
+        if in_turn && !self.waiting_parts() && !copies() {
             self.guarded(|this| this.apply(part));
         } else {
             self.state.waiting = true;

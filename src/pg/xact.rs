@@ -43,6 +43,12 @@ pub fn xid() -> u64 {
     unsafe { pg_sys::GetCurrentFullTransactionId().value }
 }
 
+/// Is this the id of the running transaction, or of a subtransaction of it that was not rolled back?
+pub fn is_own(xid: i64) -> bool {
+    // SAFETY: a look-up in this backend's transaction state.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(pg_sys::TransactionId::from_inner(xid as u32)) }
+}
+
 /// Microseconds since 2000-01-01 UTC, as `clock_timestamp()`.
 pub fn clock() -> i64 {
     // SAFETY: reads the clock.

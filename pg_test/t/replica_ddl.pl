@@ -78,7 +78,7 @@ my $altering = session($replica, 'dba');
 $altering->query_safe('BEGIN; ALTER TABLE part ADD late text');
 hub('ALTER TABLE part ADD late text');
 my $waiting = commit(q{UPDATE part SET late = 'x' WHERE id = 5});
-$replica->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND l.relation = 'part'::regclass AND a.backend_type = 'logical replication worker'}) or die;
+$replica->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND l.relation = 'part'::regclass AND a.backend_type ~ '^logical replication (apply )?worker$'}) or die;
 $altering->query_safe('COMMIT');
 $altering->quit;
 same('added by a transaction in progress');

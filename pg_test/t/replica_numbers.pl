@@ -97,7 +97,7 @@ same();
 # A row that somebody has locked on the replica is waited for.
 $reader->query_safe('BEGIN; SELECT FROM part WHERE id = 2 FOR UPDATE');
 commit('busy', 2);
-$replica->poll_query_until($db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'logical replication worker' AND wait_event_type = 'Lock'})
+$replica->poll_query_until($db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type ~ '^logical replication (apply )?worker$' AND wait_event_type = 'Lock'})
 	or die 'replay does not wait';
 $reader->query_safe('COMMIT');
 replay_is('11|11||0', 'a lock on the replica delays, no more');

@@ -658,3 +658,23 @@ COMMENT ON FUNCTION check_claims(regclass) IS
 REVOKE ALL ON FUNCTION rowclaim.owned_rows(regclass), rowclaim.table_problems(regclass), rowclaim.column_repairs(regclass, rowclaim.enabled_table),
     rowclaim.guard_again(regclass), rowclaim.row_problems(regclass),
     rowclaim.check_enabled(rowclaim.enabled_table), rowclaim.installation_problems(), rowclaim.check_for(name, regclass) FROM PUBLIC;
+
+-- Replay.
+
+-- One index for all, and no CHECK constraint: every commit and every transaction of a replica pays to prepare them.
+ALTER TABLE rowclaim.journal DROP CONSTRAINT journal_kind_check;
+DROP INDEX rowclaim.journal_seal, rowclaim.journal_pruned, rowclaim.journal_baseline;
+CREATE INDEX journal_kind ON rowclaim.journal (journal, kind, seq) WHERE kind <> 'changeset';
+
+ALTER TABLE rowclaim.replay_state ADD COLUMN receiver int;
+COMMENT ON COLUMN rowclaim.replay_state.receiver IS 'The worker that has received entries last: another one has to look where replay is.';
+
+CREATE OR REPLACE FUNCTION rowclaim.pruned_seq(journal text) RETURNS bigint
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT CASE WHEN f.first = 1 THEN 0 ELSE least(f.first - 1,
+            coalesce((SELECT (j.changes -> 0 ->> 'pruned')::bigint FROM rowclaim.journal j
+                      WHERE j.journal = pruned_seq.journal AND j.kind = 'seal' AND (j.changes -> 0 ->> 'pruned') IS NOT NULL
+                      ORDER BY j.seq DESC LIMIT 1), 0)) END
+        FROM (SELECT rowclaim.first_seq(pruned_seq.journal) AS first) f;
+    END;

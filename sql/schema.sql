@@ -27,7 +27,7 @@ CREATE TABLE rowclaim.journal (
     seq          bigint      NOT NULL,
     part         int         NOT NULL,
     parts        int         NOT NULL,
-    kind         text        NOT NULL CHECK (kind IN ('changeset', 'baseline', 'void', 'seal')),
+    kind         text        NOT NULL,
     actor        text        NOT NULL,
     base         bigint,
     xid          xid8        NOT NULL,
@@ -46,9 +46,8 @@ BEGIN
 EXCEPTION WHEN feature_not_supported THEN
     NULL;
 END $$;
-CREATE INDEX journal_seal ON rowclaim.journal (journal, seq) WHERE kind = 'seal';
-CREATE INDEX journal_pruned ON rowclaim.journal (journal, seq) WHERE kind = 'seal' AND (changes -> 0 ->> 'pruned') IS NOT NULL;
-CREATE INDEX journal_baseline ON rowclaim.journal (journal, seq) WHERE kind = 'baseline' AND part = 1;
+-- One for all, and no CHECK constraint: every commit and every transaction of a replica pays to prepare them.
+CREATE INDEX journal_kind ON rowclaim.journal (journal, kind, seq) WHERE kind <> 'changeset';
 
 CREATE TABLE rowclaim.enabled_table (
     relid          regclass PRIMARY KEY,
@@ -151,7 +150,8 @@ CREATE TABLE rowclaim.replay_state (
     checkpoint  bigint  NOT NULL DEFAULT 0,
     overwritten bigint  NOT NULL DEFAULT 0,
     skipped     bigint  NOT NULL DEFAULT 0,
-    skips       jsonb
+    skips       jsonb,
+    receiver    int
 );
 COMMENT ON TABLE rowclaim.replay_state IS 'On a replica: the journals that are received from other servers and replayed.';
 COMMENT ON COLUMN rowclaim.replay_state.started IS 'Its first entry has arrived.';
@@ -160,6 +160,7 @@ COMMENT ON COLUMN rowclaim.replay_state.checkpoint IS
 COMMENT ON COLUMN rowclaim.replay_state.overwritten IS 'Rows that were not as the journal says and were overwritten.';
 COMMENT ON COLUMN rowclaim.replay_state.skipped IS 'Changes and values left out: their row, table or column was not there.';
 COMMENT ON COLUMN rowclaim.replay_state.skips IS 'Tables that start with a baseline still to come: name and number.';
+COMMENT ON COLUMN rowclaim.replay_state.receiver IS 'The worker that has received entries last: another one has to look where replay is.';
 
 CREATE TABLE rowclaim.replay_failure (
     journal   text        PRIMARY KEY,
@@ -237,11 +238,11 @@ REVOKE ALL ON FUNCTION rowclaim.first_seq(text) FROM PUBLIC;
 CREATE FUNCTION rowclaim.pruned_seq(journal text) RETURNS bigint
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
-        SELECT least(
-            rowclaim.first_seq(pruned_seq.journal) - 1,
+        SELECT CASE WHEN f.first = 1 THEN 0 ELSE least(f.first - 1,
             coalesce((SELECT (j.changes -> 0 ->> 'pruned')::bigint FROM rowclaim.journal j
                       WHERE j.journal = pruned_seq.journal AND j.kind = 'seal' AND (j.changes -> 0 ->> 'pruned') IS NOT NULL
-                      ORDER BY j.seq DESC LIMIT 1), 0));
+                      ORDER BY j.seq DESC LIMIT 1), 0)) END
+        FROM (SELECT rowclaim.first_seq(pruned_seq.journal) AS first) f;
     END;
 REVOKE ALL ON FUNCTION rowclaim.pruned_seq(text) FROM PUBLIC;
 

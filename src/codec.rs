@@ -163,7 +163,7 @@ pub fn read_text(column: &Column, text: &str) -> Result<pg_sys::Datum> {
     }
     let text = CString::new(text)
         .map_err(|_| Error::InvalidChangeset { problem: format!("zero byte in column {}", column.name) })?;
-    let _owner = AsTableOwner::shed(column.owner);
+    let _owner = column.foreign.then(|| AsTableOwner::shed(column.owner));
     // SAFETY: the input function was looked up for this type; the string outlives the call.
     unsafe {
         Ok(pg_sys::InputFunctionCall(column.input.as_ptr(), text.as_ptr().cast_mut(), column.io_param, column.typmod))
@@ -174,6 +174,9 @@ pub fn read_text(column: &Column, text: &str) -> Result<pg_sys::Datum> {
 pub fn read_value(column: &Column, raw: &str) -> Result<Option<pg_sys::Datum>> {
     if let Some(datum) = read_plain(column, raw) {
         return Ok(Some(datum));
+    }
+    if let (true, Some(text)) = (column.takes_any_text(), image::plain_string(raw)) {
+        return Ok(Some(text_datum(text)));
     }
     // Unescaping doubles its buffer as it grows; the input function gets a copy.
     ensure(4 * raw.len());
@@ -202,6 +205,12 @@ fn read_plain(column: &Column, raw: &str) -> Option<pg_sys::Datum> {
 /// Does the local value of a column differ from one in the journal? Equal texts of different
 /// images are the same value. Call under [`FixedOutput`].
 pub fn differs(column: &Column, local: Option<pg_sys::Datum>, raw: &str) -> Result<bool> {
+    if let (Some(datum), Form::Text, Some(text)) = (local, column.form, image::plain_string(raw)) {
+        // SAFETY: a non-null value of a text type.
+        if unsafe { value::text(datum) } == text {
+            return Ok(false);
+        }
+    }
     Ok(match (local, read_value(column, raw)?) {
         (None, None) => false,
         // SAFETY: non-null values of the column.

@@ -2,6 +2,7 @@
 //! PostgreSQL in here.
 
 use crate::error::{Error, Result};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -37,26 +38,44 @@ pub fn push_json_string(out: &mut String, text: &str) {
 
 /// Splits a JSON object into names and raw values without touching the values.
 pub fn parse_image(text: &str) -> Result<Image<'_>> {
-    struct Visitor;
-    impl<'de> serde::de::Visitor<'de> for Visitor {
-        type Value = Image<'de>;
-        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-            f.write_str("a JSON object")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-            #[derive(serde::Deserialize)]
-            struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-            let mut image = Vec::new();
-            while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
-                image.push((name.0, value.get()));
-            }
-            Ok(image)
-        }
-    }
     let mut parser = serde_json::Deserializer::from_str(text);
-    serde::Deserializer::deserialize_map(&mut parser, Visitor)
+    Deserializer::deserialize_map(&mut parser, Columns)
         .and_then(|image| parser.end().map(|()| image))
         .map_err(|error| Error::InvalidChangeset { problem: error.to_string() })
+}
+
+/// As [`parse_image`], inside of a larger text; null is an image without columns.
+pub fn read_image<'de, D: Deserializer<'de>>(source: D) -> std::result::Result<Image<'de>, D::Error> {
+    source.deserialize_option(Columns)
+}
+
+struct Columns;
+
+impl<'de> Visitor<'de> for Columns {
+    type Value = Image<'de>;
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("a JSON object")
+    }
+    fn visit_none<E>(self) -> std::result::Result<Self::Value, E> {
+        Ok(Image::new())
+    }
+    fn visit_some<D: Deserializer<'de>>(self, source: D) -> std::result::Result<Self::Value, D::Error> {
+        source.deserialize_map(self)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+        #[derive(serde::Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        let mut image = Vec::with_capacity(4);
+        while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+            image.push((name.0, value.get()));
+        }
+        Ok(image)
+    }
+}
+
+/// The content of a raw JSON string that has nothing escaped.
+pub fn plain_string(raw: &str) -> Option<&str> {
+    raw.strip_prefix('"')?.strip_suffix('"').filter(|text| !text.contains('\\'))
 }
 
 /// The text behind a raw JSON value: the content of a string, the literal of anything else,
@@ -152,6 +171,12 @@ mod tests {
         push_json_string(&mut out, "a\"b\\c\n\u{1}é\u{10348}");
         assert_eq!(out, "\"a\\\"b\\\\c\\n\\u0001é\u{10348}\"");
         assert_eq!(scalar_text(&out).ok().flatten().as_deref(), Some("a\"b\\c\n\u{1}é\u{10348}"));
+    }
+
+    #[test]
+    fn plain_strings_are_taken_as_they_are() {
+        let plain = [r#""""#, r#""é x""#, r#""a\"b""#, r#""\u0041""#, "\"", "1", "null"].map(plain_string);
+        assert_eq!(plain, [Some(""), Some("é x"), None, None, None, None, None]);
     }
 
     #[test]

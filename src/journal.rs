@@ -251,23 +251,19 @@ impl Journal {
     fn write_part(&self, seq: i64, part: i32, parts: i32, head: &Head, changes: &str, previous: &[u8]) -> Vec<u8> {
         let committed_at = xact::clock();
         let xid = xact::xid();
-        let hash = entry_hash(
-            &serde_json::json!([
-                self.name,
-                seq,
-                part,
-                parts,
-                head.kind,
-                head.actor,
-                head.base,
-                xid.to_string(),
-                head.message,
-                committed_at
-            ])
-            .to_string(),
-            changes,
-            previous,
-        );
+        let header = entry_header((
+            &self.name,
+            seq,
+            part,
+            parts,
+            head.kind,
+            head.actor,
+            head.base,
+            Some(&xid.to_string()),
+            head.message.as_deref(),
+            Some(committed_at),
+        ));
+        let hash = entry_hash(&header, changes, previous);
         spi::run(
             "INSERT INTO rowclaim.journal
                     (journal, seq, part, parts, kind, actor, base, xid, message, committed_at, changes, hash)
@@ -351,7 +347,7 @@ impl Journal {
             Sees::Latest,
             |row| row.i64(1),
         );
-        if !self.replayed && last.flatten() > Some(seq) && !self.has(seq) {
+        if !self.replayed && last.flatten() > Some(seq) && !self.has(seq) && seq > pruned(&self.name) {
             let head = Head { kind: "void", actor: "", base: None, message: None };
             self.write(seq, &head, &mut Spool::default(), None);
         }
@@ -505,6 +501,14 @@ pub fn pruned(journal: &str) -> i64 {
     .unwrap_or(0)
 }
 
+/// Journal, seq, part, parts, kind, actor, base, xid, message, microseconds of `committed_at`.
+type Header<'a> =
+    (&'a str, i64, i32, i32, &'a str, &'a str, Option<i64>, Option<&'a str>, Option<&'a str>, Option<i64>);
+
+fn entry_header(header: Header) -> String {
+    serde_json::to_string(&header).unwrap_or_default()
+}
+
 /// SHA-256 over the entry's header (a JSON array), a line feed, its changes as stored, and the
 /// hash of the part before (nothing for part 1).
 pub fn entry_hash(header: &str, changes: &str, previous: &[u8]) -> Vec<u8> {
@@ -543,8 +547,7 @@ impl Part {
             let (base, message) = (row.get(6).map(|d| d.value() as i64), row.get(8).map(|d| text(d)));
             let (xid, at) = (row.get(7)?.value() as u64, row.get(9)?.value() as i64);
             let header =
-                serde_json::json!([journal, seq, part, parts, kind, actor, base, xid.to_string(), message, at])
-                    .to_string();
+                entry_header((journal, seq, part, parts, kind, actor, base, Some(&xid.to_string()), message, Some(at)));
             let hash = bytes(row.get(11)?);
             Some(Part { seq, part, parts, kind: kind.to_owned(), changes: text(row.get(10)?).to_owned(), hash, header })
         }
@@ -556,8 +559,18 @@ impl Part {
         let (part, parts) = (row.get::<i32>(2).unwrap_or_default(), row.get::<i32>(3).unwrap_or_default());
         let kind = row.text(4).unwrap_or_default();
         let (actor, base, xid, message) = (row.text(5), row.i64(6), row.text(7), row.text(8));
-        let header = serde_json::json!([journal, seq, part, parts, kind, actor, base, xid, message, row.timestamp(9)])
-            .to_string();
+        let header = entry_header((
+            journal,
+            seq,
+            part,
+            parts,
+            &kind,
+            actor.as_deref().unwrap_or_default(),
+            base,
+            xid.as_deref(),
+            message.as_deref(),
+            row.timestamp(9),
+        ));
         let changes = row.text(10).unwrap_or_default();
         let hash = row.get::<Vec<u8>>(11).unwrap_or_default();
         Part { seq, part, parts, kind, changes, hash, header }

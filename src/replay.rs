@@ -19,16 +19,17 @@ use crate::pg::fixed::FixedOutput;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::Scratch;
 use crate::pg::owner::AsOwner;
+use crate::pg::scan::find_by_text;
 use crate::pg::shape::Shape;
 use crate::pg::spi::{self, Arg, Sees};
-use crate::pg::target::{Attributes, Hits, Target};
+use crate::pg::target::{Attributes, Hits, Opened, Target};
 use crate::pg::trigger::{in_apply_worker, in_parallel_worker, Call};
 use crate::pg::value::text;
 use crate::pg::worker;
 use crate::pg::xact::{self, ActiveSnapshot};
 use crate::settings::{self, Mismatch, Missing};
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
 use pgrx::prelude::*;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
@@ -47,13 +48,14 @@ thread_local! {
     static RECEIVED: RefCell<BTreeMap<String, Vec<i64>>> = const { RefCell::new(BTreeMap::new()) };
     // Is this a worker that copies whole tables?
     static COPIES: Cell<Option<bool>> = const { Cell::new(None) };
-    // May other workers of the subscription receive entries, too?
-    static PARALLEL: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 /// The position is stored every so many entries: between, the journal itself tells it, and a row
 /// that every changeset rewrote would grow a chain of versions under any old snapshot.
 const CHECKPOINT_EVERY: i64 = 100;
+
+/// The attribute of `rowclaim.replay_state` that names the worker.
+const RECEIVER: usize = 6;
 
 /// How far a journal has been applied.
 #[derive(Clone, Default)]
@@ -66,8 +68,7 @@ struct State {
     checkpoint: i64,
     /// Entries wait in the journal, or may.
     waiting: bool,
-    /// The last number there was when this worker began; a higher one is new. (If another worker
-    /// brings entries of the journal, too, a duplicate key makes this one begin again.)
+    /// The last number there was when the state was read; a higher one is new.
     stored: i64,
 }
 
@@ -102,26 +103,6 @@ fn copies() -> bool {
     })
 }
 
-/// Does the subscription stream to parallel workers? Then each of them, and this one, finds the journals where another
-/// has left them.
-fn is_parallel() -> bool {
-    PARALLEL.with(|parallel| {
-        parallel.get().unwrap_or_else(|| {
-            let found = spi::first(
-                "SELECT s.substream::text = 'p' FROM pg_catalog.pg_subscription s
-                 JOIN pg_catalog.pg_stat_get_subscription(NULL) w ON w.subid = s.oid
-                 WHERE w.pid = pg_catalog.pg_backend_pid()",
-                &[],
-                Sees::Latest,
-                |row| row.get::<bool>(1),
-            );
-            let found = found.flatten().unwrap_or(false);
-            parallel.set(Some(found));
-            found
-        })
-    })
-}
-
 /// A part of an entry has arrived: applies it if its turn has come, else leaves it for later. False
 /// if it has arrived before.
 fn arrived(journal: &str, part: &Part) -> Result<bool> {
@@ -150,6 +131,11 @@ fn arrived(journal: &str, part: &Part) -> Result<bool> {
     result
 }
 
+/// The worker that has received entries of a journal last.
+fn receiver(journal: &str) -> Option<i32> {
+    find_by_text(c"replay_state", c"replay_state_pkey", journal, RECEIVER).map(|pid| pid.value() as i32)
+}
+
 /// What is left to do before the transaction commits: entries that arrived out of order.
 pub fn before_commit(prepare: bool) {
     let mut active = ACTIVE.with(|active| std::mem::take(&mut *active.borrow_mut()));
@@ -165,12 +151,14 @@ pub fn before_commit(prepare: bool) {
             hint: "Create the subscription again without two_phase.".into(),
         }));
     }
-    let _snapshot = ActiveSnapshot::latest();
-    let _owner = AsOwner::enter();
-    active.extend(received.iter().map(|(journal, entries)| Replay::resume_with(journal, entries)));
+    if !received.is_empty() {
+        let _working = (AsOwner::enter(), ActiveSnapshot::latest());
+        active.extend(received.iter().map(|(journal, entries)| Replay::resume_with(journal, entries)));
+    }
     for mut replay in active {
         replay.finish();
-        KNOWN.with(|known| known.borrow_mut().insert(replay.journal.clone(), replay.state.clone()));
+        let (journal, state) = (std::mem::take(&mut replay.journal), std::mem::take(&mut replay.state));
+        KNOWN.with(|known| known.borrow_mut().insert(journal, state));
     }
 }
 
@@ -233,6 +221,15 @@ struct Place {
     seq: i64,
     table: String,
     key: String,
+}
+
+impl Place {
+    fn name(&mut self, table: &str, key: &str) {
+        self.table.clear();
+        self.table.push_str(table);
+        self.key.clear();
+        self.key.push_str(key);
+    }
 }
 
 impl Display for Place {
@@ -325,8 +322,15 @@ impl Replay {
         let known = KNOWN.with(|known| known.borrow_mut().remove(journal));
         let mut replay = Replay { journal: journal.to_owned(), ..Replay::default() };
         match known {
-            Some(state) if !is_parallel() => replay.state = state,
-            _ => replay.read_state(),
+            Some(state) if receiver(journal) == Some(worker::pid()) => replay.state = state,
+            // Another worker may have brought entries of the journal since.
+            _ => {
+                replay.read_state();
+                spi::run(
+                    "UPDATE rowclaim.replay_state SET receiver = $2 WHERE journal = $1",
+                    &[Arg::str(journal), Arg::i32(worker::pid())],
+                );
+            }
         }
         replay.place.borrow_mut().journal.push_str(journal);
         replay
@@ -405,6 +409,10 @@ impl Replay {
 
     /// Applies what has been waiting, and keeps the state.
     fn finish(&mut self) {
+        let since = self.state.applied.unwrap_or(0) - self.state.checkpoint;
+        // Most transactions have nothing left to do.
+        let _working = (self.state.waiting || self.changed || since >= CHECKPOINT_EVERY)
+            .then(|| (AsOwner::enter(), ActiveSnapshot::latest()));
         if self.state.waiting {
             xact::bump_command();
             self.guarded(Replay::entries);
@@ -419,22 +427,27 @@ impl Replay {
             check(Err::<(), _>(Error::JournalCorrupt { journal: self.journal.clone(), problem }));
         }
         self.targets.clear();
-        if self.changed || self.state.applied.unwrap_or(0) - self.state.checkpoint >= CHECKPOINT_EVERY {
-            let skips = (!self.state.skips.is_empty()).then(|| json!(self.state.skips).to_string());
-            spi::run(
-                "UPDATE rowclaim.replay_state
-                 SET skips = $2::jsonb, overwritten = overwritten + $3, skipped = skipped + $4, checkpoint = $5
-                 WHERE journal = $1",
-                &[
-                    Arg::str(&self.journal),
-                    Arg::text(skips),
-                    Arg::i64(self.overwritten),
-                    Arg::i64(self.skipped),
-                    Arg::i64(self.state.applied.unwrap_or(0)),
-                ],
-            );
-            self.state.checkpoint = self.state.applied.unwrap_or(0);
+        if _working.is_some() {
+            self.store_state();
         }
+    }
+
+    fn store_state(&mut self) {
+        let skips = (!self.state.skips.is_empty()).then(|| json!(self.state.skips).to_string());
+        let applied = self.state.applied.unwrap_or(0);
+        spi::run(
+            "UPDATE rowclaim.replay_state
+             SET skips = $2::jsonb, overwritten = overwritten + $3, skipped = skipped + $4, checkpoint = $5
+             WHERE journal = $1",
+            &[
+                Arg::str(&self.journal),
+                Arg::text(skips),
+                Arg::i64(self.overwritten),
+                Arg::i64(self.skipped),
+                Arg::i64(applied),
+            ],
+        );
+        self.state.checkpoint = applied;
     }
 
     /// Runs a step. An error is noted for `rowclaim.replay`, then raised.
@@ -453,9 +466,22 @@ impl Replay {
         .catch_others(|caught| drop(keep.replace(Some(caught))))
         .catch_rust_panic(|caught| drop(keep.replace(Some(caught))))
         .execute();
-        if let Some(caught) = failed.into_inner() {
-            note_failure(&place.borrow(), &caught);
-            caught.rethrow()
+        let Some(caught) = failed.into_inner() else { return };
+        let report = match &caught {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+            CaughtError::RustPanic { ereport, .. } => ereport,
+        };
+        let place = place.borrow();
+        match taken(&place, report) {
+            Some(error) => {
+                let error = ErrorReport::from(error);
+                note_failure(&place, error.message());
+                error.report(PgLogLevel::ERROR);
+            }
+            None => {
+                note_failure(&place, report.message());
+                caught.rethrow()
+            }
         }
     }
 
@@ -533,18 +559,16 @@ impl Replay {
             return Err(Error::JournalCorrupt { journal: self.journal.clone(), problem });
         }
         self.previous.clone_from(&part.hash);
+        if !["changeset", "baseline", "void", "seal"].contains(&part.kind.as_str()) {
+            let problem = format!("entry {} is of the unknown kind {}", part.seq, part.kind);
+            return Err(Error::JournalCorrupt { journal: self.journal.clone(), problem });
+        }
         if matches!(part.kind.as_str(), "changeset" | "baseline") {
             let scratch = Scratch::new();
             for change in Change::parse_all(&part.changes)? {
                 pgrx::check_for_interrupts!();
                 let _entered = scratch.enter();
-                {
-                    let mut place = self.place.borrow_mut();
-                    place.table.clear();
-                    place.table.push_str(&change.table);
-                    place.key.clear();
-                    place.key.push_str(Change::text(change.key));
-                }
+                self.place.borrow_mut().name(&change.table, change.key_text());
                 if change.op == "baseline" {
                     self.start_baseline(part, &change)?;
                 } else {
@@ -566,8 +590,10 @@ impl Replay {
     }
 
     fn unpark(&mut self) -> Result<()> {
-        self.targets.iter_mut().filter_map(|(_, target)| target.as_mut()).try_for_each(|target| {
-            target.unpark()?;
+        let place = self.place.clone();
+        self.targets.iter_mut().try_for_each(|(name, target)| {
+            let Some(target) = target else { return Ok(()) };
+            target.unpark(|key| place.borrow_mut().name(name, key))?;
             target.flush();
             Ok(())
         })
@@ -622,14 +648,26 @@ impl Replay {
         let Some((schema, name)) = image::split_name(&change.table) else {
             return Err(Error::InvalidChangeset { problem: format!("{} is not a qualified name", change.table) });
         };
-        let target = Target::open(&schema, &name)?;
-        if target.is_none() && self.missing == Missing::Error {
-            return Err(Error::ReplayDiverged(Box::new(Divergence {
-                key: None,
-                hint: "Create the table, or set rowclaim.replay_missing = skip to leave its changes out.".into(),
-                ..self.diverged(change, "there is no such table here")
-            })));
-        }
+        let problem = |problem, hint: &str| {
+            let at = Divergence { key: None, hint: hint.into(), ..self.diverged(change, problem) };
+            Err(Error::ReplayDiverged(Box::new(at)))
+        };
+        let target = match Target::open(&schema, &name)? {
+            Opened::Table(target) => Some(*target),
+            Opened::Nothing if self.missing == Missing::Skip => None,
+            Opened::Nothing => {
+                return problem(
+                    "there is no such table here",
+                    "Create the table, or set rowclaim.replay_missing = skip to leave its changes out.",
+                )
+            }
+            Opened::Refused(what) => {
+                return problem(
+                    what,
+                    "Replay writes users' tables only: rename what is in the way, or find out who wrote the entry.",
+                )
+            }
+        };
         self.targets.push((change.table.to_string(), target));
         self.open(change)
     }
@@ -702,7 +740,7 @@ impl Replay {
     /// Finds the row of a change. `expected`: it should be there.
     fn find(&mut self, target: &mut Target, change: &Change, expected: bool) -> Result<bool> {
         let shape = target.shape.clone();
-        let image = image::parse_image(Change::text(change.key))?;
+        let image = image::parse_image(change.key_text())?;
         let mut key = Vec::with_capacity(image.len());
         {
             let _fixed = FixedOutput::enter(shape.settings_matter);
@@ -723,7 +761,7 @@ impl Replay {
         if hits == Hits::None && expected && target.has_parked() {
             // An earlier change, of another changeset in a baseline, has set the row aside.
             target.flush();
-            target.unpark()?;
+            target.unpark(|_| ())?;
             target.flush();
             hits = target.find(&key)?;
         }
@@ -795,7 +833,6 @@ impl Replay {
     }
 
     fn insert(&mut self, target: &mut Target, change: &Change) -> Result<()> {
-        let new = image::parse_image(Change::text(change.new))?;
         if self.find(target, change, false)? {
             // After a baseline's rows, a change may repeat what the replica has already.
             if self.baseline.is_none() {
@@ -804,12 +841,12 @@ impl Replay {
                 }
                 self.overwrite();
             }
-            let set = self.attributes(change, &new, &target.row_shape())?;
-            return target.update(set, change.version);
+            let set = self.attributes(change, &change.new, &target.row_shape())?;
+            return target.update(set, change.version, change.key_text());
         }
-        let set = self.attributes(change, &new, &target.shape.clone())?;
+        let set = self.attributes(change, &change.new, &target.shape.clone())?;
         self.check_complete(target, change, &set)?;
-        target.insert(&set, change.version, self.baseline.is_some())
+        target.insert(&set, change.version, change.key_text(), self.baseline.is_some())
     }
 
     /// The row found last must not have uncommitted changes here: a discard would undo replay.
@@ -846,22 +883,22 @@ impl Replay {
             return Ok(());
         }
         self.check_clean(target, change)?;
-        let old = image::parse_image(Change::text(change.old))?;
-        if let Some(difference) = self.first_difference(change, target, &old)? {
+        if let Some(difference) = self.first_difference(change, target, &change.old)? {
             if !self.mismatch(difference)? {
                 return Ok(());
             }
             self.overwrite();
         }
-        let new = image::parse_image(Change::text(change.new))?;
-        let set = self.attributes(change, &new, &target.row_shape())?;
+        let set = self.attributes(change, &change.new, &target.row_shape())?;
         let former = claimed_key(target);
-        target.update(set, change.version)?;
-        if let (Some((table, former)), true) = (former, key_changes(change, &new)?) {
-            let key = image::parse_image(Change::text(change.key))?;
-            let moved: Image =
-                key.iter().map(|(name, raw)| (name.clone(), image::value(&new, name).unwrap_or(raw))).collect();
-            self.rekeyed.push((table, former, image::object(&moved)));
+        target.update(set, change.version, change.key_text())?;
+        if let Some((table, former)) = former {
+            let key = image::parse_image(change.key_text())?;
+            let moved = |name| image::value(&change.new, name);
+            if key.iter().any(|(name, _)| moved(name).is_some()) {
+                let key = key.iter().map(|(name, raw)| (name.clone(), moved(name).unwrap_or(raw))).collect();
+                self.rekeyed.push((table, former, image::object(&key)));
+            }
         }
         Ok(())
     }
@@ -874,8 +911,7 @@ impl Replay {
             return Ok(());
         }
         self.check_clean(target, change)?;
-        let old = image::parse_image(Change::text(change.old))?;
-        if let Some(difference) = self.first_difference(change, target, &old)? {
+        if let Some(difference) = self.first_difference(change, target, &change.old)? {
             if !self.mismatch(difference)? {
                 return Ok(());
             }
@@ -934,17 +970,16 @@ impl Replay {
 
     /// A row of a baseline: inserted, or made equal to it.
     fn baseline_row(&mut self, target: &mut Target, change: &Change, fresh: bool) -> Result<()> {
-        let new = image::parse_image(Change::text(change.new))?;
         if !fresh && self.find(target, change, false)? {
-            let set = self.attributes(change, &new, &target.row_shape())?;
-            if self.first_difference(change, target, &new)?.is_some() {
-                target.update(set, change.version)?;
+            let set = self.attributes(change, &change.new, &target.row_shape())?;
+            if self.first_difference(change, target, &change.new)?.is_some() {
+                target.update(set, change.version, change.key_text())?;
             }
             return Ok(());
         }
-        let set = self.attributes(change, &new, &target.shape.clone())?;
+        let set = self.attributes(change, &change.new, &target.shape.clone())?;
         self.check_complete(target, change, &set)?;
-        target.insert(&set, change.version, !fresh)
+        target.insert(&set, change.version, change.key_text(), !fresh)
     }
 }
 
@@ -956,11 +991,6 @@ fn claimed_key(target: &mut Target) -> Option<(pg_sys::Oid, String)> {
     Some((table.root, codec::key_text(&table, row)))
 }
 
-fn key_changes(change: &Change, new: &Image) -> Result<bool> {
-    let key = image::parse_image(Change::text(change.key))?;
-    Ok(key.iter().any(|(name, _)| image::value(new, name).is_some()))
-}
-
 /// A JSON value in a message.
 fn shown(raw: &str) -> String {
     const LONGEST: usize = 60;
@@ -970,12 +1000,27 @@ fn shown(raw: &str) -> String {
     }
 }
 
+/// What the server says of a row whose unique values another row has here.
+fn taken(place: &Place, report: &ErrorReportWithLevel) -> Option<Error> {
+    let code = report.sql_error_code();
+    let unique = [PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, PgSqlErrorCode::ERRCODE_EXCLUSION_VIOLATION];
+    if place.table.is_empty() || !unique.contains(&code) {
+        return None;
+    }
+    let which = report.detail().map_or_else(String::new, |detail| format!(": {}", detail.trim_end_matches('.')));
+    Some(Error::ReplayDiverged(Box::new(Divergence {
+        journal: place.journal.clone(),
+        seq: place.seq,
+        table: place.table.clone(),
+        key: Some(place.key.clone()),
+        problem: format!("{}{which}", report.message()),
+        hint: "Repair the other row; replay goes on by itself.".into(),
+        ..Divergence::default()
+    })))
+}
+
 /// Notes a failure for `rowclaim.replay`, outside of the transaction that it ends.
-fn note_failure(place: &Place, caught: &CaughtError) {
-    let message = match caught {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.message(),
-        CaughtError::RustPanic { ereport, .. } => ereport.message(),
-    };
+fn note_failure(place: &Place, message: &str) {
     let quote = |text: &str| pgrx::spi::quote_literal(text.replace('\0', ""));
     let nullable = |text: &str| if place.table.is_empty() { "NULL".to_owned() } else { quote(text) };
     worker::run(

@@ -5,6 +5,7 @@ use crate::error::{Error, Result, RowName};
 use crate::order::Role;
 use crate::pg::ffi::{attribute, partition_ancestors};
 use crate::pg::fixed::FixedOutput;
+use crate::pg::layout;
 use crate::pg::shape::{self, Input, Shape};
 use crate::pg::spi::{self, Arg, Sees};
 use pgrx::pg_sys;
@@ -77,6 +78,7 @@ thread_local! {
 #[pg_guard]
 unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
     // Runs inside catalogue look-ups: it may only forget. No borrow is held across server calls.
+    layout::forget(relid);
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
             if relid == pg_sys::InvalidOid {

@@ -172,7 +172,7 @@ hub('ALTER SCHEMA "new one" RENAME TO other; ALTER TABLE other.t2 SET SCHEMA pub
 $table = 'public.t2';
 stops('a table in another schema', q{DELETE FROM t2 WHERE id = 2}, 'there is no such table here', { table => 'public.t2', key => '' }, $missing, key => '{"id": 2}');
 replica('CREATE VIEW t2 AS TABLE "new one".t2');
-$replica->poll_query_until('postgres', q{SELECT failure LIKE '%t2 is not a table%' FROM rowclaim.replay}) or die;
+$replica->poll_query_until('postgres', q{SELECT failure LIKE '%: it is not a table' FROM rowclaim.replay}) or die;
 pass('a view of that name is not it');
 goes_on('a table in another schema', 'DROP VIEW t2; ALTER TABLE "new one".t2 SET SCHEMA public');
 replica('DROP TABLE t2; CREATE TABLE t2 (v text, id int) PARTITION BY RANGE (id); CREATE TABLE t2_1 PARTITION OF t2 FOR VALUES FROM (0) TO (10)');

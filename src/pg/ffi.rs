@@ -7,6 +7,8 @@ mod raw {
     use pgrx::pg_sys;
 
     extern "C-unwind" {
+        pub fn GetUserIdAndSecContext(user: *mut pg_sys::Oid, context: *mut core::ffi::c_int);
+        pub fn SetUserIdAndSecContext(user: pg_sys::Oid, context: core::ffi::c_int);
         pub fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
         pub fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
         pub fn ExecSetupPartitionTupleRouting(
@@ -29,6 +31,20 @@ mod raw {
         pub static mut bytea_output: core::ffi::c_int;
         pub static mut xmloption: core::ffi::c_int;
     }
+}
+
+/// The current user and security context.
+pub fn identity() -> (pg_sys::Oid, i32) {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: writes two plain values and raises no error: it needs no boundary, of which a row meets many.
+    unsafe { raw::GetUserIdAndSecContext(&mut user, &mut context) };
+    (user, context)
+}
+
+/// # Safety
+/// What was in force is put back in the reverse order, or by the end of the (sub)transaction.
+pub unsafe fn set_identity((user, context): (pg_sys::Oid, i32)) {
+    raw::SetUserIdAndSecContext(user, context);
 }
 
 /// Draws the next value of a sequence without a privilege check.

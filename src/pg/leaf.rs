@@ -70,6 +70,15 @@ struct Index {
     relation: pg_sys::Relation,
     /// Equality function per column.
     equal: Vec<pg_sys::Oid>,
+    /// The scan of [`Leaf::seek`].
+    scan: Option<Scan>,
+}
+
+/// A scan that goes from key to key.
+struct Scan {
+    desc: pg_sys::IndexScanDesc,
+    keys: Vec<pg_sys::ScanKeyData>,
+    dirty: Box<pg_sys::SnapshotData>,
 }
 
 /// Waits for a transaction in progress to end; deadlocks and timeouts are the server's business.
@@ -143,6 +152,9 @@ impl Leaf {
             pg_sys::ExecCloseIndices(executor.info);
         }
         if let Some(index) = self.index {
+            if let Some(scan) = index.scan {
+                pg_sys::index_endscan(scan.desc);
+            }
             pg_sys::index_close(index.relation, pg_sys::NoLock as i32);
         }
         pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
@@ -188,49 +200,46 @@ impl Leaf {
         let index = self.index.as_ref()?;
         // SAFETY: the index is open and key has one non-null value per column of it.
         unsafe {
-            let mut keys: Vec<pg_sys::ScanKeyData> = vec![pg_sys::ScanKeyData::default(); key.len()];
-            for (i, datum) in key.iter().enumerate() {
-                pg_sys::ScanKeyEntryInitialize(
-                    &mut keys[i],
-                    0,
-                    i as i16 + 1,
-                    pg_sys::BTEqualStrategyNumber as u16,
-                    *(*index.relation).rd_opcintype.add(i),
-                    *(*index.relation).rd_indcollation.add(i),
-                    index.equal[i],
-                    *datum,
-                );
-            }
-            let mut dirty =
-                pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+            let mut keys = index.keys(key);
+            let mut dirty = dirty_snapshot();
             let registered = match look {
                 Look::Latest => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
                 Look::Dirty => std::ptr::null_mut(),
             };
             let snapshot: pg_sys::Snapshot = if registered.is_null() { &mut dirty } else { registered };
             let count = key.len() as i32;
-            #[cfg(not(feature = "pg18"))]
-            let scan = pg_sys::index_beginscan(self.relation, index.relation, snapshot, count, 0);
-            #[cfg(feature = "pg18")]
-            let scan = pg_sys::index_beginscan(self.relation, index.relation, snapshot, std::ptr::null_mut(), count, 0);
+            let scan = index.begin(self.relation, snapshot, count);
             pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
             let found = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, self.found);
             pg_sys::index_endscan(scan);
             if !registered.is_null() {
                 pg_sys::UnregisterSnapshot(registered);
             }
-            found.then(|| self.in_progress(look, &dirty))
+            found.then(|| if look == Look::Dirty { in_progress(&dirty) } else { None })
         }
     }
 
-    fn in_progress(&self, look: Look, dirty: &pg_sys::SnapshotData) -> InProgress {
-        let invalid = pg_sys::InvalidTransactionId;
-        if look == Look::Dirty && dirty.xmin != invalid {
-            Some((dirty.xmin, true))
-        } else if look == Look::Dirty && dirty.xmax != invalid {
-            Some((dirty.xmax, false))
-        } else {
-            None
+    /// As [`Leaf::find`] with [`Look::Dirty`], one key after the other: the scan stays open, and what it holds is let go of by
+    /// [`Leaf::end_query`]. Not across the start or end of a subtransaction.
+    pub fn seek(&mut self, key: &[pg_sys::Datum]) -> Option<InProgress> {
+        // SAFETY: as in find(); what the scan allocates on its way lives as long as it, in the estate.
+        unsafe {
+            let context = (*self.estate()).es_query_cxt;
+            let index = self.index.as_mut()?;
+            let outer = std::mem::replace(&mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext), context);
+            if index.scan.is_none() {
+                let mut dirty = Box::new(dirty_snapshot());
+                let desc = index.begin(self.relation, &mut *dirty, key.len() as i32);
+                index.scan = Some(Scan { desc, keys: index.keys(key), dirty });
+            }
+            let Some(scan) = &mut index.scan else { return None };
+            for (scan_key, datum) in scan.keys.iter_mut().zip(key) {
+                scan_key.sk_argument = *datum;
+            }
+            scan.restart();
+            let found = pg_sys::index_getnext_slot(scan.desc, pg_sys::ScanDirection::ForwardScanDirection, self.found);
+            pg_sys::CurrentMemoryContext = outer;
+            found.then(|| in_progress(&scan.dirty))
         }
     }
 
@@ -698,6 +707,10 @@ impl Leaf {
         if std::mem::take(&mut self.in_query) {
             self.fire();
         }
+        if let Some(scan) = self.index.as_mut().and_then(|index| index.scan.as_mut()) {
+            // SAFETY: the scan is open.
+            unsafe { scan.restart() };
+        }
         super::xact::bump_command();
     }
 
@@ -751,7 +764,54 @@ impl Index {
                 pg_sys::get_opcode(pg_sys::get_opfamily_member(family, typ, typ, strategy))
             })
             .collect();
-        Index { relation, equal }
+        Index { relation, equal, scan: None }
+    }
+
+    /// Scan keys for one non-null value per column.
+    unsafe fn keys(&self, key: &[pg_sys::Datum]) -> Vec<pg_sys::ScanKeyData> {
+        let mut keys = vec![pg_sys::ScanKeyData::default(); key.len()];
+        for (i, datum) in key.iter().enumerate() {
+            pg_sys::ScanKeyEntryInitialize(
+                &mut keys[i],
+                0,
+                i as i16 + 1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                *(*self.relation).rd_opcintype.add(i),
+                *(*self.relation).rd_indcollation.add(i),
+                self.equal[i],
+                *datum,
+            );
+        }
+        keys
+    }
+
+    unsafe fn begin(&self, table: pg_sys::Relation, snapshot: pg_sys::Snapshot, count: i32) -> pg_sys::IndexScanDesc {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::index_beginscan(table, self.relation, snapshot, count, 0);
+        #[cfg(feature = "pg18")]
+        return pg_sys::index_beginscan(table, self.relation, snapshot, std::ptr::null_mut(), count, 0);
+    }
+}
+
+impl Scan {
+    /// Goes to its keys, letting go of what it holds.
+    unsafe fn restart(&mut self) {
+        pg_sys::index_rescan(self.desc, self.keys.as_mut_ptr(), self.keys.len() as i32, std::ptr::null_mut(), 0);
+    }
+}
+
+fn dirty_snapshot() -> pg_sys::SnapshotData {
+    pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() }
+}
+
+/// The transaction in progress on the row found with this snapshot.
+fn in_progress(dirty: &pg_sys::SnapshotData) -> InProgress {
+    if dirty.xmin != pg_sys::InvalidTransactionId {
+        Some((dirty.xmin, true))
+    } else if dirty.xmax != pg_sys::InvalidTransactionId {
+        Some((dirty.xmax, false))
+    } else {
+        None
     }
 }
 

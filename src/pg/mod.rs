@@ -4,6 +4,7 @@ pub mod call;
 pub mod context;
 pub mod ffi;
 pub mod fixed;
+pub mod layout;
 pub mod leaf;
 pub mod lock;
 pub mod memory;

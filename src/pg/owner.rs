@@ -1,6 +1,7 @@
 //! Running as the extension's owner. Internal statements must not depend on what the caller may
 //! do or has in its `search_path`, and the caller must not get the owner's rights for anything else.
 
+use super::ffi::{identity, set_identity};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -13,7 +14,7 @@ thread_local! {
 }
 
 /// While it lives, `current_user` is the extension's owner and `search_path` is
-/// `pg_catalog, pg_temp`. Nested guards cost nothing.
+/// `pg_catalog, pg_temp`, or empty as it was. Nested guards cost nothing.
 pub struct AsOwner {
     outer: Option<Outer>,
 }
@@ -22,7 +23,7 @@ pub struct AsOwner {
 struct Outer {
     user: pg_sys::Oid,
     context: i32,
-    level: i32,
+    level: Option<i32>,
     depth: u32,
     caller: pg_sys::Oid,
 }
@@ -76,6 +77,22 @@ fn extension_owner() -> pg_sys::Oid {
     owner
 }
 
+/// Does a plain name mean what is in pg_catalog in any case? So it is in the workers of logical
+/// replication: their `search_path` is empty, and what runs there for others makes no temporary
+/// tables.
+fn only_catalog_names() -> bool {
+    if !super::trigger::in_apply_worker() {
+        return false;
+    }
+    let (mut temporary, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+    // SAFETY: plain reads of session state; the setting is a NUL-terminated string.
+    unsafe {
+        pg_sys::GetTempNamespaceState(&mut temporary, &mut toast);
+        let path = pg_sys::namespace_search_path;
+        temporary == pg_sys::InvalidOid && !path.is_null() && *path == 0
+    }
+}
+
 impl AsOwner {
     pub fn enter() -> AsOwner {
         let owner = extension_owner();
@@ -87,13 +104,15 @@ impl AsOwner {
         // SAFETY: the old identity is put back in Drop; an error that skips it ends the
         // (sub)transaction, which restores both identity and settings itself.
         let level = unsafe {
-            pg_sys::SetUserIdAndSecContext(
+            set_identity((
                 owner,
                 context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32,
-            );
-            pg_sys::NewGUCNestLevel()
+            ));
+            (!only_catalog_names()).then(|| pg_sys::NewGUCNestLevel())
         };
-        set_guc_local(c"search_path", c"pg_catalog, pg_temp");
+        if level.is_some() {
+            set_guc_local(c"search_path", c"pg_catalog, pg_temp");
+        }
         let depth = DEPTH.with(|depth| depth.replace(1));
         let caller = OUTER.with(|outer| outer.replace(user));
         AsOwner { outer: Some(Outer { user, context, level, depth, caller }) }
@@ -107,8 +126,10 @@ impl Drop for AsOwner {
             OUTER.with(|cell| cell.set(outer.caller));
             // SAFETY: values read in enter(); guards are dropped in reverse order.
             unsafe {
-                pg_sys::AtEOXact_GUC(true, outer.level);
-                pg_sys::SetUserIdAndSecContext(outer.user, outer.context);
+                if let Some(level) = outer.level {
+                    pg_sys::AtEOXact_GUC(true, level);
+                }
+                set_identity((outer.user, outer.context));
             }
         }
     }
@@ -125,7 +146,7 @@ impl AsCaller {
     pub fn enter((user, context): (pg_sys::Oid, i32)) -> AsCaller {
         let inner = caller();
         // SAFETY: as in AsOwner::enter.
-        unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+        unsafe { set_identity((user, context)) };
         AsCaller { inner, depth: DEPTH.with(|depth| depth.replace(0)) }
     }
 }
@@ -134,16 +155,13 @@ impl Drop for AsCaller {
     fn drop(&mut self) {
         DEPTH.with(|depth| depth.set(self.depth));
         // SAFETY: values read in enter().
-        unsafe { pg_sys::SetUserIdAndSecContext(self.inner.0, self.inner.1) };
+        unsafe { set_identity(self.inner) };
     }
 }
 
 /// The current user and security context.
 pub fn caller() -> (pg_sys::Oid, i32) {
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: writes two plain values.
-    unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
-    (user, context)
+    identity()
 }
 
 /// While it lives, code that belongs to a user's table (index expressions, CHECK constraints,
@@ -170,7 +188,7 @@ impl AsTableOwner {
         let context =
             outer.1 | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32 | flags;
         // SAFETY: put back in Drop, or by the end of the (sub)transaction after an error.
-        unsafe { pg_sys::SetUserIdAndSecContext(owner, context) };
+        unsafe { set_identity((owner, context)) };
         AsTableOwner { outer, depth: DEPTH.with(|depth| depth.replace(0)) }
     }
 
@@ -184,7 +202,7 @@ impl Drop for AsTableOwner {
     fn drop(&mut self) {
         DEPTH.with(|depth| depth.set(self.depth));
         // SAFETY: values read in with().
-        unsafe { pg_sys::SetUserIdAndSecContext(self.outer.0, self.outer.1) };
+        unsafe { set_identity(self.outer) };
     }
 }
 

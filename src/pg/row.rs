@@ -106,7 +106,7 @@ impl Rows {
         let _path = AsOwner::enter();
         let _owner = AsTableOwner::restricted(self.table.owner);
         let mut found = None;
-        spi::run_as_is(&sql, &args, |row| found = row.oid(1));
+        spi::look_up(&sql, &args, |row| found = row.oid(1));
         Ok(found)
     }
 

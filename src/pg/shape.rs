@@ -29,6 +29,8 @@ pub struct Column {
     pub form: Form,
     /// Reading a value checks the constraints of a domain.
     pub domain: bool,
+    /// Reading a value may run code of a user, or depends on who reads.
+    pub foreign: bool,
     pub storage: Storage,
     pub typmod: i32,
     pub io_param: pg_sys::Oid,
@@ -131,13 +133,15 @@ impl Shape {
                 pg_sys::fmgr_info_cxt(function, &mut info, memory);
                 RefCell::new(info)
             };
-            matters |= settings_matter(base);
+            let depends = settings_matter(base);
+            matters |= depends;
             columns.push(Some(Column {
                 label: format!("{}:", serde_json::Value::from(name.as_str())),
                 untracked: untracked.contains(&name),
                 name,
                 form: form_of(base),
                 domain: read != base,
+                foreign: read != base || depends || base.to_u32() >= pg_sys::FirstNormalObjectId,
                 storage: storage[index],
                 typmod,
                 io_param,

@@ -1,19 +1,19 @@
 //! A table that replay writes to: plain or partitioned in any way, enabled or not, with columns in
 //! any order and columns of its own. Rows are found by the journal's key columns.
 
-use super::leaf::{wait_for, Fire, Leaf, Look, Written};
+use super::layout::Layout;
+use super::leaf::{wait_for, Fire, Leaf, Written};
 use super::owner::AsTableOwner;
 use super::route::Router;
 use super::scan::scan_places;
-use super::shape::{attribute_names, operator_name, Input, Shape};
+use super::shape::{operator_name, Shape};
 use super::spi::{self, Arg, Prepared, Sees};
 use super::trigger::Values;
 use crate::error::Result;
 use crate::ownership::version_datum;
-use crate::table::Table;
+use crate::table::{qualified_name, Table};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::rc::Rc;
@@ -22,21 +22,25 @@ use std::rc::Rc;
 pub type Attributes = Vec<(usize, Option<pg_sys::Datum>)>;
 
 pub struct Target {
-    pub name: String,
     pub shape: Rc<Shape>,
+    layout: Rc<Layout>,
     relation: pg_sys::Relation,
     router: Option<Router>,
-    parts: HashMap<u32, Part>,
-    current: u32,
+    parts: Vec<Part>,
+    /// Where they are by relation.
+    places: HashMap<u32, usize>,
+    /// The part of the row found last, or to be written.
+    current: usize,
     lookup: Option<Lookup>,
     defaults: Option<Vec<(usize, *mut pg_sys::ExprState)>>,
     parked: Vec<Parked>,
     /// The part whose triggers wait for the end of the query.
-    in_query: Option<u32>,
+    in_query: Option<usize>,
 }
 
 /// The table itself, or a leaf partition.
 struct Part {
+    relid: u32,
     leaf: Leaf,
     /// If claims are enabled here.
     table: Option<Rc<Table>>,
@@ -63,6 +67,8 @@ struct Parked {
     /// Where its former version was; `None`: it is new.
     tid: Option<pg_sys::ItemPointerData>,
     row: pg_sys::HeapTuple,
+    /// As its change names it.
+    key: String,
 }
 
 /// How many rows a key found.
@@ -73,17 +79,21 @@ pub enum Hits {
     Several,
 }
 
+/// What is behind a name.
+pub enum Opened {
+    Table(Box<Target>),
+    Nothing,
+    /// Something that replay does not write to: what it is.
+    Refused(&'static str),
+}
+
 impl Target {
-    /// Opens a table by schema and name; `None` if there is none. The lock (ROW EXCLUSIVE) is kept
-    /// to the end of the transaction.
-    ///
-    /// Errors: a relation of that name that is no table.
-    pub fn open(schema: &str, name: &str) -> Result<Option<Target>> {
+    /// Opens a table by schema and name. The lock (ROW EXCLUSIVE) is kept to the end of the transaction.
+    pub fn open(schema: &str, name: &str) -> Result<Opened> {
         let (Ok(c_schema), Ok(c_name)) = (CString::new(schema), CString::new(name)) else {
-            return Ok(None);
+            return Ok(Opened::Nothing);
         };
-        // SAFETY: look-ups by name; the relation is closed in Drop. A rename between look-up and
-        // lock is noticed by looking up again.
+        // SAFETY: look-ups by name. A rename between look-up and lock is noticed by looking up again.
         let relation = unsafe {
             let look_up = || match pg_sys::get_namespace_oid(c_schema.as_ptr(), true) {
                 pg_sys::InvalidOid => pg_sys::InvalidOid,
@@ -92,7 +102,7 @@ impl Target {
             let mut relid = look_up();
             loop {
                 if relid == pg_sys::InvalidOid {
-                    return Ok(None);
+                    return Ok(Opened::Nothing);
                 }
                 pg_sys::LockRelationOid(relid, pg_sys::RowExclusiveLock as i32);
                 let again = look_up();
@@ -101,75 +111,68 @@ impl Target {
                 }
                 relid = again;
             }
-            pg_sys::table_open(relid, pg_sys::NoLock as i32)
+            pg_sys::relation_open(relid, pg_sys::NoLock as i32)
         };
-        // SAFETY: the relation is open.
-        let (relid, kind, shape) = unsafe {
-            let kind = (*(*relation).rd_rel).relkind as u8;
-            ((*relation).rd_id, kind, describe(relation)?)
-        };
-        if ![pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind) {
-            pgrx::ereport!(
-                ERROR,
-                pgrx::PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("{} is not a table", crate::table::qualified_name(relid))
-            );
+        // SAFETY: the relation is open; closed here or in Drop, and the router in Drop.
+        unsafe {
+            if let Some(what) = refusal(relation, schema) {
+                pg_sys::relation_close(relation, pg_sys::NoLock as i32);
+                return Ok(Opened::Refused(what));
+            }
+            let layout = Layout::of(relation)?;
+            let shape = layout.shape.clone();
+            let partitioned = (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
+            Ok(Opened::Table(Box::new(Target {
+                router: partitioned.then(|| Router::open(relation, shape.owner)),
+                current: 0,
+                shape,
+                layout,
+                relation,
+                parts: Vec::new(),
+                places: HashMap::new(),
+                lookup: None,
+                defaults: None,
+                parked: Vec::new(),
+                in_query: None,
+            })))
         }
-        let name = crate::table::qualified_name(relid);
-        let mut target = Target {
-            name,
-            shape: Rc::new(shape),
-            relation,
-            router: None,
-            parts: HashMap::new(),
-            current: relid.to_u32(),
-            lookup: None,
-            defaults: None,
-            parked: Vec::new(),
-            in_query: None,
-        };
-        if kind == pg_sys::RELKIND_PARTITIONED_TABLE {
-            // SAFETY: closed in Drop.
-            target.router = Some(unsafe { Router::open(relation, target.shape.owner) });
-        }
-        Ok(Some(target))
     }
 
     /// Makes the table itself or a partition the current one.
     fn enter(&mut self, relid: u32, index: Option<pg_sys::Oid>) -> Result<&mut Part> {
-        self.current = relid;
-        Ok(match self.parts.entry(relid) {
-            Slot::Occupied(open) => open.into_mut(),
-            Slot::Vacant(free) => {
+        self.current = match self.places.get(&relid) {
+            Some(&at) => at,
+            None => {
                 let oid = pg_sys::Oid::from(relid);
-                let shape = if oid == self.shape.relid {
-                    self.shape.clone()
+                let layout = if oid == self.shape.relid {
+                    self.layout.clone()
                 } else {
                     // SAFETY: the partition is closed again; the lock stays.
                     unsafe {
                         let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
-                        let shape = describe(relation);
+                        let layout = Layout::of(relation);
                         pg_sys::table_close(relation, pg_sys::NoLock as i32);
-                        Rc::new(shape?)
+                        layout?
                     }
                 };
                 let table = Table::find(oid)?;
                 // SAFETY: closed in Drop.
-                let leaf = unsafe { Leaf::open(oid, shape, index, Fire::Users) };
-                // SAFETY: both relations are open.
-                let from_root = unsafe {
-                    let root = attribute_names(self.relation);
-                    let names = attribute_names(leaf.relation);
-                    names.iter().map(|name| root.iter().position(|n| n.is_some() && n == name)).collect()
-                };
-                free.insert(Part { leaf, table, from_root })
+                let leaf = unsafe { Leaf::open(oid, layout.shape.clone(), index, Fire::Users) };
+                let from_root = layout.places_in(&self.layout);
+                self.parts.push(Part { relid, leaf, table, from_root });
+                self.places.insert(relid, self.parts.len() - 1);
+                self.parts.len() - 1
             }
-        })
+        };
+        Ok(self.part())
     }
 
     /// The part of the row found last.
     fn part(&mut self) -> &mut Part {
-        self.parts.entry(self.current).or_insert_with(|| pgrx::error!("table not open"))
+        match self.parts.get_mut(self.current) {
+            Some(part) => part,
+            None => pgrx::error!("table not open"),
+        }
     }
 
     /// The columns of the row found last, with its own attribute numbers.
@@ -184,8 +187,9 @@ impl Target {
 
     /// Where the row found last is: relation, block, offset.
     pub fn place(&mut self) -> (u32, u32, u16) {
-        let tid = self.part().leaf.place();
-        (self.current, u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo), tid.ip_posid)
+        let part = self.part();
+        let tid = part.leaf.place();
+        (part.relid, u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo), tid.ip_posid)
     }
 
     /// Finds the row with these values (attribute index of the root, not null); waits for a
@@ -198,10 +202,11 @@ impl Target {
         match by {
             By::Index(places) => {
                 let datums: Vec<_> = places.iter().map(|&place| key[place].1).collect();
-                self.current = self.shape.relid.to_u32();
+                // A plain table is its only part.
+                self.current = 0;
                 loop {
                     let leaf = &mut self.part().leaf;
-                    match leaf.find(&datums, Look::Dirty) {
+                    match leaf.seek(&datums) {
                         None => return Ok(Hits::None),
                         Some(Some((xid, _))) => wait_for(xid),
                         Some(None) if leaf.lock_for_triggers() == Written::Done => return Ok(Hits::One),
@@ -240,13 +245,15 @@ impl Target {
         self.flush();
         let columns: Vec<usize> = key.iter().map(|(index, _)| *index).collect();
         let index = match self.router {
-            None => Leaf::index_on(self.relation, &columns),
+            // SAFETY: the relation is open.
+            None => unsafe { self.layout.index_on(self.relation, &columns) },
             Some(_) => None,
         };
         let by = match index {
             Some((index, places)) => {
                 let relid = self.shape.relid.to_u32();
-                if let Some(part) = self.parts.remove(&relid) {
+                self.places.clear();
+                if let Some(part) = self.parts.pop() {
                     // The executor state of default expressions goes with it.
                     self.defaults = None;
                     // SAFETY: not used again.
@@ -274,7 +281,8 @@ impl Target {
             })
             .collect();
         let only = if self.router.is_some() { "" } else { "ONLY " };
-        let sql = format!("SELECT tableoid, ctid FROM {only}{} WHERE {} LIMIT 2", self.name, condition.join(" AND "));
+        let table = qualified_name(self.shape.relid);
+        let sql = format!("SELECT tableoid, ctid FROM {only}{table} WHERE {} LIMIT 2", condition.join(" AND "));
         let args: Vec<_> = known.map(|column| Arg(column.base_type, None)).collect();
         let _owner = AsTableOwner::restricted(self.shape.owner);
         Prepared::new(&sql, &args)
@@ -283,10 +291,10 @@ impl Target {
     /// Updates the row found last; it moves to another partition if it must. A row whose unique
     /// value is still another's waits for [`Target::unpark`].
     ///
-    /// `set` has attribute indexes of the row's own table.
-    pub fn update(&mut self, mut set: Attributes, version: Option<i64>) -> Result<()> {
+    /// `set` has attribute indexes of the row's own table; `key` is what the change calls the row.
+    pub fn update(&mut self, mut set: Attributes, version: Option<i64>, key: &str) -> Result<()> {
         let routed = self.router.is_some();
-        let (current, natts) = (self.current, self.shape.natts);
+        let natts = self.shape.natts;
         // Found by its plan, a row would be one of several until the one with its key has moved on.
         let key_moves = match &self.lookup {
             Some(Lookup { key, by: By::Plan(_) }) => {
@@ -304,13 +312,14 @@ impl Target {
         if routed && !part.leaf.belongs() {
             let row = part.root_row(natts);
             part.leaf.delete();
-            return self.insert_row(&row, true, key_moves);
+            return self.insert_row(&row, key, true, key_moves);
         }
         if key_moves || part.leaf.conflicts(true) {
             if part.leaf.before_update() {
                 let row = part.leaf.copy_fresh();
                 let tid = Some(part.leaf.park());
-                self.parked.push(Parked { part: current, tid, row });
+                let part = part.relid;
+                self.parked.push(Parked { part, tid, row, key: key.to_owned() });
             }
         } else {
             part.leaf.update();
@@ -326,8 +335,8 @@ impl Target {
     /// Inserts a row; columns without a value get their default. `parking`: it may have to wait
     /// for a unique value that another row still has.
     ///
-    /// `set` has attribute indexes of the root.
-    pub fn insert(&mut self, set: &Attributes, version: Option<i64>, parking: bool) -> Result<()> {
+    /// `set` has attribute indexes of the root; `key` is what the change calls the row.
+    pub fn insert(&mut self, set: &Attributes, version: Option<i64>, key: &str, parking: bool) -> Result<()> {
         let mut row: Vec<Option<pg_sys::Datum>> = vec![None; self.shape.natts];
         let mut given = vec![false; self.shape.natts];
         for (index, value) in set {
@@ -341,12 +350,12 @@ impl Target {
             row[table.version_column] = Some(version_datum(table, version.unwrap_or(1))?);
         }
         self.add_defaults(&mut row, &given)?;
-        self.insert_row(&row, parking, false)
+        self.insert_row(&row, key, parking, false)
     }
 
     /// Inserts a row given by all attributes of the root: now, or in any case (`later`) or where it
     /// must (`parking`) with the rows that are set aside.
-    fn insert_row(&mut self, row: &[Option<pg_sys::Datum>], parking: bool, later: bool) -> Result<()> {
+    fn insert_row(&mut self, row: &[Option<pg_sys::Datum>], key: &str, parking: bool, later: bool) -> Result<()> {
         let relid = match &mut self.router {
             Some(router) => router.partition(row).to_u32(),
             None => self.shape.relid.to_u32(),
@@ -358,7 +367,7 @@ impl Target {
         part.leaf.fill_new(&set);
         if later || parking && part.leaf.conflicts(false) {
             let row = part.leaf.copy_fresh();
-            self.parked.push(Parked { part: relid, tid: None, row });
+            self.parked.push(Parked { part: relid, tid: None, row, key: key.to_owned() });
         } else {
             part.leaf.insert();
         }
@@ -433,9 +442,11 @@ impl Target {
         !self.parked.is_empty()
     }
 
-    /// Writes the rows that were set aside: by now others have given their unique values up.
-    pub fn unpark(&mut self) -> Result<()> {
-        for Parked { part, tid, row } in std::mem::take(&mut self.parked) {
+    /// Writes the rows that were set aside: by now others have given their unique values up. `next` is told each row's key
+    /// before.
+    pub fn unpark(&mut self, mut next: impl FnMut(&str)) -> Result<()> {
+        for Parked { part, tid, row, key } in std::mem::take(&mut self.parked) {
+            next(&key);
             self.enter(part, None)?;
             let leaf = &mut self.begin_query().leaf;
             leaf.fill_copy(row);
@@ -466,7 +477,7 @@ impl Target {
 
     /// Fires the triggers of what was written, and makes it visible to what follows.
     pub fn flush(&mut self) {
-        if let Some(part) = self.in_query.take().and_then(|relid| self.parts.get_mut(&relid)) {
+        if let Some(part) = self.in_query.take().and_then(|at| self.parts.get_mut(at)) {
             part.leaf.end_query();
         }
     }
@@ -540,7 +551,7 @@ impl Drop for Target {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.flush();
-            for (_, part) in self.parts.drain() {
+            for part in self.parts.drain(..) {
                 // SAFETY: not used again.
                 unsafe { part.leaf.close() };
             }
@@ -555,11 +566,19 @@ impl Drop for Target {
     }
 }
 
-/// The shape of a table or partition without the ownership columns it may have.
-unsafe fn describe(relation: pg_sys::Relation) -> Result<Shape> {
-    let table = Table::find((*relation).rd_id)?;
-    let ownership = table.map_or_else(Vec::new, |t| vec![t.owner_column, t.version_column, t.draft_column]);
-    Ok(Shape::describe(relation, &ownership, &[], Input::Declared))
+/// Is the relation none that replay writes to? An entry may name anything, and the worker may do anything.
+unsafe fn refusal(relation: pg_sys::Relation, schema: &str) -> Option<&'static str> {
+    let form = (*relation).rd_rel;
+    if ![pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&((*form).relkind as u8)) {
+        return Some("it is not a table");
+    }
+    if (*relation).rd_id.to_u32() < pg_sys::FirstNormalObjectId {
+        return Some("it is a table of the server");
+    }
+    if schema == "rowclaim" {
+        return Some("it is a table of rowclaim");
+    }
+    ((*form).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP).then_some("it is a temporary table")
 }
 
 /// Dropped and generated columns have no default to fill in.

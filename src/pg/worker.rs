@@ -11,6 +11,12 @@ pub fn in_session() -> bool {
     unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND && pg_sys::MyDatabaseId != pg_sys::InvalidOid }
 }
 
+/// This process.
+pub fn pid() -> i32 {
+    // SAFETY: a plain read.
+    unsafe { pg_sys::MyProcPid }
+}
+
 /// Copies a text into a fixed field, NUL-terminated; false if it does not fit.
 fn put(field: &mut [core::ffi::c_char], text: &[u8]) -> bool {
     if text.len() >= field.len() {

@@ -12,6 +12,9 @@ are meant to do (speeds only mean something for results that are right), and let
                 for name, table in contestants("old").items()})
 """
 
+import os
+import signal
+import time
 from functools import partial
 
 from harness import OURS, Failed, Measure, workload
@@ -569,14 +572,15 @@ def replication(b):
     if b.value("SELECT to_regproc('create_journal_publication') IS NULL") == "t":
         b.unavailable("this version has no create_journal_publication()")
         return
-    step, transactions = b.rows // 20, 20
-    rows = step * transactions + 1
+    rows = b.rows
     replica = b.cluster()
     b.psql("CREATE DATABASE hub")
     replica.psql("CREATE DATABASE hub")
     for server in (b.server, replica):
         b.opponents("hub", server)
         server.psql(f"""
+            ALTER SYSTEM SET wal_sender_timeout = 0;
+            SELECT pg_reload_conf();
             CREATE TABLE by_server (LIKE parts INCLUDING ALL);
             INSERT INTO by_server SELECT * FROM make_parts({rows});
             CREATE TABLE by_journal (LIKE parts INCLUDING ALL);
@@ -590,54 +594,56 @@ def replication(b):
     for name in ("by_server", "by_journal"):
         replica.psql(f"CREATE SUBSCRIPTION {name} CONNECTION '{hub}' PUBLICATION {name} WITH (copy_data = false)",
                      db="hub")
-        replica.psql(f"ALTER SUBSCRIPTION {name} DISABLE", db="hub")
-    # From the arrival of the first transaction, which changes one row, to that of the last.
-    replica.psql(f"""
-        CREATE FUNCTION arrival(tbl text, first int, last int) RETURNS float8 LANGUAGE plpgsql AS $$
-        DECLARE
-            start timestamptz;
-            found int;
-        BEGIN
-            LOOP
-                EXECUTE format('SELECT stock FROM %I WHERE id = {rows}', tbl) INTO found;
-                EXIT WHEN found = first;
-                PERFORM pg_sleep(0.001);
-            END LOOP;
-            start := clock_timestamp();
-            LOOP
-                EXECUTE format('SELECT stock FROM %I WHERE id = {rows - 1}', tbl) INTO found;
-                EXIT WHEN found = last;
-                PERFORM pg_sleep(0.001);
-            END LOOP;
-            RETURN extract(epoch FROM clock_timestamp() - start);
-        END $$;""", db="hub")
-    edit = "UPDATE {} SET stock = stock + 1, price = price + 0.01 WHERE id "
 
-    def apply(table):
-        """Rows per second, with everything waiting on the hub when the subscription starts."""
-        worker = f"SELECT count(*) FROM pg_stat_subscription WHERE subname = '{table}' AND pid IS NOT NULL"
-        while replica.value(worker, db="hub") != "0":
-            pass
-        ranges = [f"= {rows}", *(f"BETWEEN {i * step + 1} AND {(i + 1) * step}" for i in range(transactions))]
-        b.psql(";\n".join(edit.format(table) + part for part in ranges), "alice", "hub")
-        first, last = (b.value(f"SELECT stock FROM {table} WHERE id = {row}", db="hub") for row in (rows, rows - 1))
-        b.settle(table, db="hub")
-        seconds = float(replica.psql(f"""
-            VACUUM ANALYZE {table};
-            CHECKPOINT;
-            ALTER SUBSCRIPTION {table} ENABLE;
-            SET statement_timeout = '5min';
-            SELECT arrival('{table}', {first}, {last});
-            ALTER SUBSCRIPTION {table} DISABLE;""", db="hub")[-1])
+    def cpu(pid):
+        """The CPU time of a process in microseconds."""
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[0]) / 1e3
+
+    def apply(table, transactions, step):
+        """Rows per second and microseconds of CPU time per row; the worker stands still until the hub is done."""
+        worker = f"SELECT coalesce(max(pid), 0) FROM pg_stat_subscription WHERE subname = '{table}'"
+        while (pid := int(replica.value(worker, db="hub"))) == 0:
+            time.sleep(0.01)
+        replica.psql(f"VACUUM ANALYZE {table};\nCHECKPOINT;", db="hub")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            b.psql(f"""
+                DO $$
+                BEGIN
+                    FOR i IN 0..{transactions - 1} LOOP
+                        UPDATE {table} SET stock = stock + 1, price = price + 0.01
+                        WHERE id BETWEEN i * {step} + 1 AND (i + 1) * {step};
+                        COMMIT;
+                    END LOOP;
+                END $$""", "alice", "hub")
+            last = f"SELECT stock FROM {table} WHERE id = {transactions * step}"
+            stock = b.value(last, db="hub")
+            b.settle(table, db="hub")
+            start, used = time.monotonic(), cpu(pid)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        replica.psql(f"""
+            DO $$
+            BEGIN
+                WHILE ({last}) <> {stock} LOOP
+                    PERFORM pg_sleep(0.001);
+                END LOOP;
+            END $$""", db="hub")
+        seconds, used = time.monotonic() - start, cpu(pid) - used
         content = ("SELECT count(*), sum(hashtext(t::text)) "
                    f"FROM (SELECT id, name, price, stock, note, changed FROM {table}) t")
         if replica.value(content, db="hub") != b.value(content, db="hub"):
             raise Failed(f"W12: the replica's {table} differs from the hub's")
-        return (rows - 1) / seconds
+        return transactions * step / seconds, used / (transactions * step)
 
-    b.race(Measure(f"UPDATEs of {transactions} × {step:,} rows arriving on a replica", "rows/s",
-                   (("logical replication", ">=", 1.0),), more_is_better=True),
-           {"logical replication": partial(apply, "by_server"), OURS: partial(apply, "by_journal")})
+    for transactions, step in ((1, rows), (rows // 1_000, 100), (rows // 50, 1)):
+        case = f"{transactions:,} × {step:,}"
+        b.race([Measure("UPDATEs arriving on a replica, transactions × rows", "rows/s",
+                        (("logical replication", ">=", 1.0),), more_is_better=True, case=case),
+                Measure("CPU time of the apply worker per row", "µs", (("logical replication", "<=", 1.0),), case=case)],
+               {"logical replication": partial(apply, "by_server", transactions, step),
+                OURS: partial(apply, "by_journal", transactions, step)})
     for name in ("by_server", "by_journal"):
         replica.psql(f"DROP SUBSCRIPTION {name}", db="hub")
 

@@ -50,7 +50,7 @@ sub wait_applied
 	my ($hub, $replica, %options) = @_;
 	my ($journal, $dbname) = ($options{journal} // 'main', $options{dbname} // 'postgres');
 	my $seq = $hub->safe_psql($options{hub_dbname} // $dbname, "SELECT coalesce(max(seq), 0) FROM rowclaim.journal WHERE journal = '$journal'");
-	return $seq if $replica->safe_psql($dbname, "SELECT wait_for_changeset($seq, '$journal', '60s')") eq 't';
+	return $seq if $replica->safe_psql($dbname, "SELECT wait_for_changeset($seq, '$journal', '240s')") eq 't';
 	diag $replica->safe_psql($dbname, 'SELECT to_json(r) FROM rowclaim.replay r');
 	diag substr(slurp_file($replica->logfile), -3000);
 	die "changeset $seq of journal $journal is not applied";

@@ -1,4 +1,5 @@
 # One changeset of 1,000,000 changed rows: the replica's readers see none or all of it, and neither side's memory grows with it.
+# heavy: a million rows on two servers.
 use strict;
 use warnings;
 use PostgreSQL::Test::Utils;

@@ -1,5 +1,6 @@
 # How fast replay is beside PostgreSQL's own logical replication of the same UPDATEs: prints rows per second and the CPU time of the
 # apply worker, and compares the rows. The ratios are judged by `make bench ONLY=W12`.
+# heavy: it measures, and one version is enough for that.
 use strict;
 use warnings;
 use PostgreSQL::Test::Utils;

@@ -85,7 +85,7 @@ sub kill_server
 {
 	my ($node) = @_;
 	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
-	my @processes = ($postmaster, split ' ', qx(ps -o pid= --ppid $postmaster));
+	my @processes = ($postmaster, map { /^(\d+) \(.*\) \S (\d+)/s && $2 == $postmaster ? $1 : () } map { eval { slurp_file($_) } // '' } glob '/proc/[0-9]*/stat');
 	$node->kill9;
 	kill 'KILL', @processes;
 	# It does not start before they are gone.

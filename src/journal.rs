@@ -482,6 +482,7 @@ impl Journal {
         let seq = self.draw();
         let head = Head { kind: "seal", actor: "", base: None, message: None };
         self.write(seq, &head, &mut content, None);
+        self.fill_gaps(seq)?;
         Ok(seq)
     }
 }

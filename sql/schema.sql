@@ -94,13 +94,17 @@ CREATE TABLE rowclaim.draft_row (
     base         text,
     base_version bigint,
     leaf         regclass NOT NULL,
-    base_key     text     COLLATE "C"
+    base_key     text     COLLATE "C",
+    gives        boolean  NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX draft_row_key ON rowclaim.draft_row (relid, key);
 CREATE UNIQUE INDEX draft_row_base_key ON rowclaim.draft_row (relid, base_key);
 CREATE INDEX draft_row_draft ON rowclaim.draft_row (draft);
+CREATE INDEX draft_row_gives ON rowclaim.draft_row (relid) WHERE gives;
 COMMENT ON TABLE rowclaim.draft_row IS 'Dirty rows: what each was when its draft began (NULL: it did not exist).';
 COMMENT ON COLUMN rowclaim.draft_row.base_key IS 'The key the row had when its draft began, if it has another now.';
+COMMENT ON COLUMN rowclaim.draft_row.gives IS
+    'The draft may have given up unique values or references that the row had when it began.';
 
 CREATE SEQUENCE rowclaim.token_seq;
 CREATE TABLE rowclaim.claim (

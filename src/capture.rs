@@ -218,6 +218,7 @@ fn update(call: &Call) -> Result<()> {
         && same(&table, table.draft_column, old, new)
         && same(&table, table.owner_column, old, new)
         && table.key.iter().all(|&index| same(&table, index, old, new))
+        && !gives(&table, old, new)
         && draft::status(&table, old.get(table.draft_column).map(|d| d.value() as i64), &me) != Stamp::Clean
     {
         // Dirty before, and its draft knows what it was.
@@ -249,7 +250,7 @@ fn update(call: &Call) -> Result<()> {
                 "Rename that trigger so that its name sorts before rowclaim_guard.",
             ));
         }
-        return Ok(());
+        return if changed.tracked && gives(&table, old, new) { mark_giving(&table, &old_key) } else { Ok(()) };
     }
     let id = match after.draft {
         Some(id) if draft::is_current(id) => id,
@@ -267,12 +268,30 @@ fn update(call: &Call) -> Result<()> {
     if first {
         // A row that moves to another key may leave its image there, where nothing completes it.
         let base = base_image(&table, old, (!changed.key).then_some(new));
-        let entry = Entry::touched(b'u', id, base, Some(before.version), table.relid);
+        let giving = gives(&table, old, new);
+        let entry = Entry::touched(b'u', id, base, Some(before.version), table.relid, giving);
         entries().insert(&entry.row(table.root, &old_key));
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
     let images = Images { old, new, version: before.version, inserted_here: stamp == Stamp::Current };
     rekey(&table, &old_key, &new_key, id, Some(images), &me)
+}
+
+/// Does an UPDATE give up unique values or references?
+fn gives(table: &Table, old: Values, new: Values) -> bool {
+    table.giving().iter().any(|&index| !same(table, index, old, new))
+}
+
+/// Notes that of a row that is dirty already. A row this statement has inserted gives nothing up.
+fn mark_giving(table: &Table, key: &str) -> Result<()> {
+    let store = entries();
+    if let Some(found) = store.find(table.root, key) {
+        let entry = Entry::of(&found);
+        if !entry.gives && entry.base.is_some() {
+            store.update(&found, &Entry { gives: true, ..entry }.row(table.root, key));
+        }
+    }
+    Ok(())
 }
 
 /// The two versions of an updated row.
@@ -295,6 +314,7 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
         return Ok(());
     }
     let store = entries();
+    let giving = images.as_ref().is_some_and(|images| gives(table, images.old, images.new));
     if old_key != new_key {
         check_base_key(table, new_key, me)?;
     }
@@ -309,7 +329,7 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
         };
         if store.find(table.root, new_key).is_none() {
             let mut entry = match base {
-                Some(base) => Entry::touched(b'u', id, base, version, table.relid),
+                Some(base) => Entry::touched(b'u', id, base, version, table.relid, giving),
                 None => Entry::inserted(id, table.relid),
             };
             entry.base_key = (entry.base.is_some() && old_key != new_key).then(|| old_key.to_owned());
@@ -324,6 +344,7 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
     if entry.op == b'd' {
         entry.op = if entry.base.is_some() { b'u' } else { b'i' };
     }
+    entry.gives |= giving;
     if let (Some(base), Some(images)) = (&entry.base, images) {
         entry.base = Some(match old_key == new_key {
             true => add_missing(table, base, images.old, images.new)?,
@@ -347,7 +368,8 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
     // The row takes the place of the deleted one; what it was is now the deleted one.
     let former = entry.base_key.take().unwrap_or_else(|| old_key.to_owned());
     if entry.base.is_some() {
-        store.update(&found, &Entry { op: b'd', ..entry }.row(table.root, &former));
+        let gives = !table.giving().is_empty();
+        store.update(&found, &Entry { op: b'd', gives, ..entry }.row(table.root, &former));
         holder::exchange(table.root, old_key, new_key, Some(&former));
     } else {
         store.delete(&found);
@@ -392,6 +414,7 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
         return Ok(());
     }
     let store = entries();
+    let giving = !table.giving().is_empty();
     let found = if stamp == Stamp::Clean { None } else { own_entry(table, &store, &key, me)? };
     let Some(found) = found else {
         if stamp == Stamp::Current {
@@ -401,7 +424,7 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
         let id = draft::current_id(me);
         draft::ensure_header(table, id);
         let base = base_image(table, row, None);
-        let entry = Entry::touched(b'd', id, base, version_of(table, row), table.relid);
+        let entry = Entry::touched(b'd', id, base, version_of(table, row), table.relid, giving);
         store.insert(&entry.row(table.root, &key));
         return Ok(());
     };
@@ -416,6 +439,7 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
     let full = base_image(table, row, None);
     entry.base = Some(image::fill_missing(base, &full)?);
     entry.op = b'd';
+    entry.gives = giving;
     if stamp == Stamp::Mine && draft::touch((entry.draft, table.journal_id)) == Touch::Move {
         entry.draft = draft::current_id(me);
         draft::ensure_header(table, entry.draft);

@@ -3,11 +3,12 @@
 
 use crate::actor;
 use crate::codec;
+use crate::depend::{Changed, Depends};
 use crate::diff::{self, Op};
 use crate::draft::{self, Captured, Event};
 use crate::error::{check, Error, Result};
 use crate::holder;
-use crate::image::{self, Image};
+use crate::image;
 use crate::journal::{Head, Journal};
 use crate::key::key_datums;
 use crate::notify;
@@ -15,7 +16,7 @@ use crate::order::Order;
 use crate::ownership::{version_datum, version_of};
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::{ensure, Scratch};
-use crate::pg::owner::AsOwner;
+use crate::pg::owner::{caller, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
 use crate::pg::spool::Spool;
@@ -43,6 +44,7 @@ struct Changes {
     tables: HashMap<u32, Source>,
     spool: Spool,
     order: Order,
+    depends: Depends,
     /// Keys of deleted rows whose claims end with the commit.
     deleted: Vec<(pg_sys::Oid, String)>,
     /// Rows deleted and inserted again in one transaction: their claim and version go on.
@@ -101,6 +103,7 @@ impl Changes {
         }
         // Former and present values, and the change that has both.
         ensure(3 * (text.len() + touched.base.as_ref().map_or(0, String::len)));
+        let place = present.then(|| (source.rows.leaf_table(), source.rows.values()));
         let now = if present { Some(image::parse_image(&text)?) } else { None };
         let (op, key, old, new) = match (&base, &now) {
             (None, None) => {
@@ -126,22 +129,17 @@ impl Changes {
             }
         };
         let change = diff::change(op, &source.name, &key, old.as_deref(), new.as_deref(), version);
-        for constraint in table.constraints() {
-            let values = |image: &Option<Image<'_>>| -> Option<Vec<String>> {
-                let image = image.as_ref()?;
-                constraint
-                    .columns
-                    .iter()
-                    .map(|c| Some(image::value(image, c)?.to_owned()).filter(|v| v != "null"))
-                    .collect()
-            };
-            let (former, present) = (values(&base), values(&now));
+        for (index, constraint) in table.constraints().iter().enumerate() {
+            let former = base.as_ref().and_then(|base| constraint.values(&constraint.columns, base));
+            let present = now.as_ref().and_then(|now| constraint.values(&constraint.columns, now));
             if former == present {
                 continue;
             }
+            let row = place.as_ref().map(|(leaf, values)| (&**leaf, *values));
+            let changed = Changed { table: &table, key: &touched.key, present: row };
+            self.depends.note(&changed, index, constraint, former.as_deref(), present.as_deref())?;
             for (values, role) in [(former, constraint.out), (present, constraint.into)] {
                 if let Some(values) = values {
-                    let values: Vec<&str> = values.iter().map(String::as_str).collect();
                     self.order.note(number, role, constraint.id, &values);
                 }
             }
@@ -193,6 +191,7 @@ impl Changes {
 ///
 /// Returns its seq, or `None` when there was nothing to commit.
 pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str, release: bool) -> Result<Option<i64>> {
+    let caller = caller();
     let _owner = AsOwner::enter();
     let actor = actor::current();
     let journal = Journal::find(journal)?;
@@ -219,6 +218,7 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
         );
         each_row(&mut cursor, |touched| changes.add(&touched))?;
         drop(cursor);
+        std::mem::take(&mut changes.depends).check(journal.id, Some(caller))?;
         draft::close_drafts(&drafts);
         if changes.spool.len() > 0 {
             let head = Head { kind: "changeset", actor: &actor, base, message };
@@ -308,6 +308,7 @@ fn commit_transaction(mut captured: Captured) -> Result<()> {
                 changes.add(&row.touched(&mut captured)?)?;
             }
         }
+        std::mem::take(&mut changes.depends).check(journal.id, None)?;
         if changes.spool.len() > 0 {
             let head = Head { kind: "changeset", actor: &actor, base: None, message: settings::message() };
             changes.append(&journal, &head)?;

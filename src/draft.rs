@@ -343,6 +343,34 @@ pub fn take_captured() -> Captured {
     })
 }
 
+/// What the rows of a `transaction` table that this transaction has changed were before, by their
+/// present keys; `None`: the row did not exist.
+pub fn captured_bases(root: pg_sys::Oid) -> HashMap<String, Option<String>> {
+    let mut bases = HashMap::new();
+    if !BUSY.with(Cell::get) {
+        return bases;
+    }
+    with(|tx| {
+        let captured = &mut tx.captured;
+        for at in 0..captured.events.len() {
+            match captured.events[at] {
+                Event::Base { root: of, key, base, .. } if of == root => {
+                    let (key, base) = (captured.text(key), base.map(|base| captured.text(base)));
+                    bases.entry(key).or_insert(base);
+                }
+                Event::Rekey { root: of, old, new } if of == root => {
+                    let (old, new) = (captured.text(old), captured.text(new));
+                    if let Some(base) = bases.remove(&old) {
+                        bases.insert(new, base);
+                    }
+                }
+                _ => {}
+            }
+        }
+    });
+    bases
+}
+
 /// Has this transaction changed a `transaction` table?
 pub fn has_captured(root: pg_sys::Oid) -> bool {
     let is_of_root = |event: &Event| match event {

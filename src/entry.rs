@@ -19,6 +19,8 @@ pub struct Entry {
     pub leaf: pg_sys::Oid,
     /// The key of the base image, if the row has another now.
     pub base_key: Option<String>,
+    /// The draft may have given up unique values or references of the base image.
+    pub gives: bool,
 }
 
 /// The same table by the key rows had when their draft began.
@@ -26,15 +28,21 @@ pub fn entries_by_base_key() -> Store {
     Store::open(c"draft_row", c"draft_row_base_key")
 }
 
+/// Visits the keys and entries of rows whose drafts may have given something up, until `visit` says false.
+pub fn gave(root: pg_sys::Oid, mut visit: impl FnMut(&str, &Entry) -> bool) {
+    Store::open(c"draft_row", c"draft_row_gives")
+        .each(root, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
+}
+
 impl Entry {
     /// A row that did not exist before its draft.
     pub fn inserted(draft: i64, leaf: pg_sys::Oid) -> Entry {
-        Entry { op: b'i', draft, base: None, version: None, leaf, base_key: None }
+        Entry { op: b'i', draft, base: None, version: None, leaf, base_key: None, gives: false }
     }
 
     /// A row at its first touch.
-    pub fn touched(op: u8, draft: i64, base: String, version: Option<i64>, leaf: pg_sys::Oid) -> Entry {
-        Entry { op, draft, base: Some(base), version, leaf, base_key: None }
+    pub fn touched(op: u8, draft: i64, base: String, version: Option<i64>, leaf: pg_sys::Oid, gives: bool) -> Entry {
+        Entry { op, draft, base: Some(base), version, leaf, base_key: None, gives }
     }
 
     pub fn of(found: &Found) -> Entry {
@@ -45,11 +53,12 @@ impl Entry {
             version: found.i64(5),
             leaf: found.get(6).map_or(pg_sys::InvalidOid, |d| pg_sys::Oid::from(d.value() as u32)),
             base_key: found.text(7),
+            gives: found.get(8).is_some_and(|d| d.value() as u8 != 0),
         }
     }
 
     /// The entry as a row of the table, for `key` of the enabled table `root`.
-    pub fn row(&self, root: pg_sys::Oid, key: &str) -> [Option<pg_sys::Datum>; 8] {
+    pub fn row(&self, root: pg_sys::Oid, key: &str) -> [Option<pg_sys::Datum>; 9] {
         [
             Some(pg_sys::Datum::from(root.to_u32())),
             Some(text_datum(key)),
@@ -59,6 +68,7 @@ impl Entry {
             self.version.map(pg_sys::Datum::from),
             Some(pg_sys::Datum::from(self.leaf.to_u32())),
             self.base_key.as_deref().map(text_datum),
+            Some(pg_sys::Datum::from(self.gives)),
         ]
     }
 }

@@ -56,6 +56,7 @@ pub enum Error {
         what: String,
         hint: &'static str,
     },
+    DependsOnDraft(Box<Dependency>),
     JournalBehind {
         journal: String,
         base: i64,
@@ -104,6 +105,15 @@ pub enum Error {
     Privilege {
         problem: String,
     },
+}
+
+/// `row` cannot be committed before `other`, which is in a draft of `actor`.
+#[derive(Debug)]
+pub struct Dependency {
+    pub row: RowName,
+    pub other: RowName,
+    pub actor: String,
+    pub constraint: String,
 }
 
 /// Where replay stopped, and why.
@@ -215,6 +225,25 @@ impl From<Error> for ErrorReport {
                     None => drop(detail.insert("table".into(), json!(table))),
                 }
                 (ERRCODE_OBJECT_IN_USE, "uncommitted_changes", what, hint.into())
+            }
+            Error::DependsOnDraft(dependency) => {
+                let Dependency { row, other, actor, constraint } = *dependency;
+                other.detail(&mut detail);
+                detail.insert("actor".into(), json!(actor));
+                detail.insert("constraint".into(), json!(constraint));
+                let mut needed_by = Map::new();
+                row.detail(&mut needed_by);
+                detail.insert("needed_by".into(), needed_by.into());
+                (
+                    ERRCODE_OBJECT_IN_USE,
+                    "uncommitted_changes",
+                    format!(
+                        "{} depends on uncommitted changes of {actor} in {} ({constraint})",
+                        row.people(),
+                        other.people()
+                    ),
+                    "Commit again when that draft is committed or discarded, or change your row.".into(),
+                )
             }
             Error::JournalBehind { journal, base, seq, actor } => {
                 detail.insert("journal".into(), json!(journal));

@@ -16,6 +16,8 @@ mod claim;
 mod claims;
 mod codec;
 mod commit;
+mod constraint;
+mod depend;
 mod diff;
 mod draft;
 mod enable;

@@ -23,6 +23,13 @@ pub enum Role {
     Removes,
 }
 
+/// A short name for the values of a constraint.
+pub fn token(constraint: u32, values: &[&str]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (constraint, values).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Change `from` stands before change `to`.
 #[derive(Clone, Copy)]
 struct Edge {
@@ -40,9 +47,7 @@ pub struct Order {
 impl Order {
     /// Change number `change` plays `role` for these values of a constraint.
     pub fn note(&mut self, change: u32, role: Role, constraint: u32, values: &[&str]) {
-        let mut hasher = DefaultHasher::new();
-        (constraint, values).hash(&mut hasher);
-        self.tokens.push((hasher.finish(), role, change));
+        self.tokens.push((token(constraint, values), role, change));
     }
 
     /// The order to write `count` changes in; `None`: as captured.

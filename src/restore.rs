@@ -279,6 +279,7 @@ impl Selection<'_> {
                         version: row.i64(4),
                         leaf: row.oid(7).unwrap_or(pg_sys::InvalidOid),
                         base_key: None,
+                        gives: false,
                     },
                 ));
             });

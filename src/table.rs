@@ -1,8 +1,8 @@
 //! What rowclaim knows about an enabled table: attribute numbers, key, policy and columns, cached
 //! per relation until the server says the relation changed.
 
+use crate::constraint::{self, Constraint};
 use crate::error::{Error, Result, RowName};
-use crate::order::Role;
 use crate::pg::ffi::{attribute, partition_ancestors};
 use crate::pg::fixed::FixedOutput;
 use crate::pg::layout;
@@ -15,15 +15,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::ops::Deref;
 use std::rc::Rc;
-
-/// A unique key, a referenced key or a foreign key.
-pub struct Constraint {
-    pub id: u32,
-    pub columns: Vec<String>,
-    /// What giving values up and taking them means.
-    pub out: Role,
-    pub into: Role,
-}
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Claiming {
@@ -53,8 +44,8 @@ pub struct Table {
     /// The constant default of the version column: what a new row starts with.
     pub version_default: i64,
     pub draft_column: usize,
-    /// What orders changes of this table inside a changeset; looked up at the first commit.
-    pub constraints: OnceCell<Vec<Constraint>>,
+    constraints: OnceCell<Vec<Constraint>>,
+    giving: OnceCell<Vec<usize>>,
 }
 
 impl Deref for Table {
@@ -224,39 +215,25 @@ impl Table {
         RowName { table: self.name(), key: self.key_visible_to(user).then(|| key.to_owned()) }
     }
 
-    /// What orders changes of this table: unique keys, keys that foreign keys refer to, foreign keys.
+    /// What ties rows of this table together; looked up at the first commit.
     pub fn constraints(&self) -> &[Constraint] {
-        self.constraints.get_or_init(|| {
-        let mut constraints = Vec::new();
-        spi::query(
-            "SELECT i.indexrelid::oid, 0, ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
-                                           JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
-             FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indexprs IS NULL
-             UNION ALL
-             SELECT c.oid, 1, ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY k(n, o)
-                               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o)
-             FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0
-             UNION ALL
-             SELECT c.oid, 2, ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY k(n, o)
-                               JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o)
-             FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = $1 AND c.conparentid = 0",
-            &[Arg::oid(self.root)],
-            Sees::Latest,
-            |row| {
-                let (out, into) = match row.get::<i32>(2) {
-                    Some(0) => (Role::Frees, Role::Takes),
-                    Some(1) => (Role::Removes, Role::Creates),
-                    _ => (Role::Leaves, Role::Refers),
-                };
-                constraints.push(Constraint {
-                    id: row.oid(1).unwrap_or(pg_sys::InvalidOid).to_u32(),
-                    columns: row.get::<Vec<String>>(3).unwrap_or_default(),
-                    out,
-                    into,
-                });
-            },
-        );
-            constraints
+        self.constraints.get_or_init(|| constraint::constraints(self.root))
+    }
+
+    /// Attribute indexes of unique and referring columns: whoever changes them or deletes the row gives
+    /// up values that the commits of others may need.
+    pub fn giving(&self) -> &[usize] {
+        self.giving.get_or_init(|| {
+            // Uncommitted changes of other tables are the server's business.
+            if self.committing == Committing::Transaction {
+                return Vec::new();
+            }
+            let columns = self.constraints().iter().filter(|c| c.gives()).flat_map(|c| &c.columns);
+            let mut giving: Vec<_> =
+                columns.filter_map(|name| self.column_named(name)).map(|(index, _)| index).collect();
+            giving.sort_unstable();
+            giving.dedup();
+            giving
         })
     }
 }
@@ -377,6 +354,7 @@ unsafe fn describe(relation: pg_sys::Relation, settings: Settings) -> Result<Tab
         version_default: settings.version_default,
         draft_column: draft,
         constraints: OnceCell::new(),
+        giving: OnceCell::new(),
         shape: Rc::new(shape),
     })
 }

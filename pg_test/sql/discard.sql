@@ -155,7 +155,7 @@ COMMIT;
 SELECT discard_changes();
 SELECT qty FROM parts WHERE id = 1;
 
--- a discarded insert that a committed row of somebody else refers to: as for a DELETE
+-- a discarded insert that rows of somebody else refer to: as for a DELETE
 RESET SESSION AUTHORIZATION;
 CREATE TABLE sales (id int PRIMARY KEY, part int REFERENCES parts);
 GRANT ALL ON sales TO PUBLIC;
@@ -164,10 +164,13 @@ INSERT INTO parts (id, name) VALUES (60, 'parent'), (61, 'parent of lines');
 SET SESSION AUTHORIZATION regress_discard_bob;
 INSERT INTO sales VALUES (1, 60);
 INSERT INTO lines VALUES (61, 1, 'child');
-SELECT commit_changes() IS NOT NULL AS committed;
+SELECT * FROM refused('SELECT commit_changes()');
 SET SESSION AUTHORIZATION regress_discard_alice;
 SELECT * FROM refused('SELECT discard_changes()');
-SELECT target, key, op FROM rowclaim.drafts ORDER BY key;
+SELECT target, key, op FROM rowclaim.drafts ORDER BY target::text, key;
+SET SESSION AUTHORIZATION regress_discard_bob;
+SELECT discard_changes('main', 'lines', '{"part": 61, "line": 1}');
+SET SESSION AUTHORIZATION regress_discard_alice;
 SELECT discard_changes('main', 'parts', '61');
 SELECT target, key, op FROM rowclaim.drafts ORDER BY target::text, key;
 SELECT count(*) FROM sales;

@@ -108,6 +108,34 @@ impl Store {
         }
     }
 
+    /// Visits the rows of a relation that an index on relid alone has, until `visit` says false. All of
+    /// them, if the installed schema is older than the index.
+    pub fn each(&self, relid: pg_sys::Oid, mut visit: impl FnMut(Found) -> bool) {
+        let now = Moment::now();
+        // SAFETY: as in look_up().
+        unsafe {
+            (*now.snapshot()).curcid = pg_sys::CommandId::MAX - 1;
+            let mut key = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyInit(
+                &mut key,
+                1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                pg_sys::Oid::from(pg_sys::F_OIDEQ),
+                pg_sys::Datum::from(relid.to_u32()),
+            );
+            let indexed = self.index != pg_sys::InvalidOid;
+            let scan = pg_sys::systable_beginscan(self.relation, self.index, indexed, now.snapshot(), 1, &mut key);
+            loop {
+                pgrx::check_for_interrupts!();
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() || !visit(self.copy(tuple)) {
+                    break;
+                }
+            }
+            pg_sys::systable_endscan(scan);
+        }
+    }
+
     unsafe fn copy(&self, tuple: pg_sys::HeapTuple) -> Found {
         let tuple = pg_sys::heap_copytuple(tuple);
         let desc = (*self.relation).rd_att;

@@ -366,15 +366,25 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
     let op = if tombstone.base.is_some() { b'u' } else { b'i' };
     store.update(&taken, &Entry { op, draft: id, ..tombstone }.row(table.root, new_key));
     // The row takes the place of the deleted one; what it was is now the deleted one.
-    let former = entry.base_key.take().unwrap_or_else(|| old_key.to_owned());
-    if entry.base.is_some() {
+    let mut former = entry.base_key.take().unwrap_or_else(|| old_key.to_owned());
+    while entry.base.is_some() {
         let gives = !table.giving().is_empty();
-        store.update(&found, &Entry { op: b'd', gives, ..entry }.row(table.root, &former));
-        holder::exchange(table.root, old_key, new_key, Some(&former));
-    } else {
-        store.delete(&found);
-        holder::exchange(table.root, old_key, new_key, None);
+        let Some(there) = own_entry(table, &store, &former, me)?.filter(|_| former != old_key) else {
+            store.update(&found, &Entry { op: b'd', gives, ..entry }.row(table.root, &former));
+            holder::exchange(table.root, old_key, new_key, Some(&former));
+            return Ok(());
+        };
+        // A row has moved there meanwhile: it takes that place in turn.
+        let mut moved = Entry::of(&there);
+        std::mem::swap(&mut moved.base, &mut entry.base);
+        std::mem::swap(&mut moved.version, &mut entry.version);
+        std::mem::swap(&mut moved.leaf, &mut entry.leaf);
+        let next = moved.base_key.take().unwrap_or_else(|| former.clone());
+        store.update(&there, &Entry { op: b'u', gives, ..moved }.row(table.root, &former));
+        former = next;
     }
+    store.delete(&found);
+    holder::exchange(table.root, old_key, new_key, None);
     Ok(())
 }
 

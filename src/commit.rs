@@ -36,6 +36,8 @@ pub struct Touched {
     pub key: String,
     pub base: Option<String>,
     pub version: Option<i64>,
+    /// Deleted and inserted again in one transaction of a table that commits with it.
+    pub reborn: bool,
 }
 
 /// Collects net changes in the order of capture, with what is needed to order them.
@@ -95,10 +97,10 @@ impl Changes {
                 None => true,
             });
             version = version_of(&leaf, values).unwrap_or_default();
-            // A row deleted and inserted again in one transaction starts at version 1.
-            reborn = table.committing == Committing::Transaction && touched.version.is_some_and(|was| version <= was);
-            if let (true, Some(was)) = (reborn, touched.version) {
-                version = was + 1;
+            // A row deleted and inserted again in one transaction starts at version 1, as does one that took its place.
+            if let (Committing::Transaction, Some(was)) = (table.committing, touched.version) {
+                reborn = touched.reborn || version <= was;
+                version = if reborn { version.max(was + 1) } else { version };
             }
         }
         // Former and present values, and the change that has both.
@@ -208,6 +210,7 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
     }
     if !drafts.is_empty() {
         let mut changes = Changes::default();
+        changes.depends.incomplete = draft::holds_earlier(journal.id);
         let ids: Vec<i64> = drafts.iter().map(|d| d.0).collect();
         let mut cursor = Cursor::open(
             "WITH gone AS (DELETE FROM rowclaim.draft_row r USING rowclaim.enabled_table t
@@ -245,6 +248,7 @@ pub fn each_row(cursor: &mut Cursor, mut visit: impl FnMut(Touched) -> Result<()
                 key: row.text(2).unwrap_or_default(),
                 base: row.text(3),
                 version: row.i64(4),
+                reborn: false,
             });
         });
         if batch.is_empty() {
@@ -328,6 +332,7 @@ struct NetRow {
     version: Option<i64>,
     group: u32,
     alive: bool,
+    reborn: bool,
 }
 
 impl NetRow {
@@ -341,7 +346,7 @@ impl NetRow {
                 None => image,
             });
         }
-        Ok(Touched { root: self.root, key: captured.text(self.key), base, version: self.version })
+        Ok(Touched { root: self.root, key: captured.text(self.key), base, version: self.version, reborn: self.reborn })
     }
 }
 
@@ -357,11 +362,12 @@ fn net(captured: &mut Captured) -> Vec<NetRow> {
                     Slot::Vacant(free) => {
                         free.insert(rows.len() as u32);
                         let bases = base.into_iter().collect();
-                        rows.push(NetRow { root, key, bases, version, group, alive: true });
+                        rows.push(NetRow { root, key, bases, version, group, alive: true, reborn: false });
                     }
                     Slot::Occupied(known) => {
                         let row = &mut rows[*known.get() as usize];
                         if !row.bases.is_empty() {
+                            row.reborn |= base.is_none();
                             row.bases.extend(base);
                         }
                     }

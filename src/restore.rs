@@ -248,8 +248,9 @@ impl Selection<'_> {
         };
         let ids: Vec<i64> = self.drafts.iter().map(|d| d.0).collect();
         xact::bump_command();
-        // Inserted rows go first, deleted ones come back last.
-        let mut cursor = Cursor::open(
+        // Inserted rows go first, deleted ones come back last. Drafts that were chosen in the latest state have entries
+        // that a transaction with one snapshot does not see.
+        let mut cursor = Cursor::latest(
             "WITH gone AS (DELETE FROM rowclaim.draft_row r
                            USING rowclaim.enabled_table t JOIN rowclaim.journal_config j ON j.name = t.journal
                            WHERE r.draft = ANY ($1) AND t.relid = r.relid AND j.id = $2

@@ -186,3 +186,39 @@ BEGIN
     RETURN result;
 END $$;
 SELECT equal_keys(t, a, b) FROM (VALUES ('float8', '0', '-0'), ('float4', '0', '-0'), ('numeric', '100', '1e2'), ('numeric(10,2)', '1', '1.000'), ('char(5)', 'a', 'a  '), ('timetz', '12:00+00', '12:00+00:00')) x(t, a, b);
+-- Places that pass from row to row: 1 goes to 5's place by way of 12, 2 to 1's, 3 to 2's. What is left over is 3, deleted.
+CREATE TABLE chain (id int PRIMARY KEY, v text);
+INSERT INTO chain SELECT i, 'v' || i FROM generate_series(1, 5) i;
+SELECT enable_claims('chain', 'auto');
+CREATE PROCEDURE pass_on() LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE chain SET id = 12 WHERE id = 1;
+    UPDATE chain SET id = 1 WHERE id = 2;
+    UPDATE chain SET id = 2 WHERE id = 3;
+    DELETE FROM chain WHERE id = 5;
+    UPDATE chain SET id = 5 WHERE id = 12;
+END $$;
+CALL pass_on();
+SELECT key, op FROM rowclaim.drafts WHERE target = 'chain'::regclass ORDER BY key::text;
+SELECT id, v, row_version FROM chain ORDER BY id;
+SELECT discard_changes(target => 'chain');
+SELECT id, v, row_version FROM chain ORDER BY id;
+CALL pass_on();
+SELECT * FROM committed();
+-- Two rows that have exchanged their keys by way of a third; one of them takes a deleted row's place. An inserted row does.
+UPDATE chain SET id = 12 WHERE id = 1;
+UPDATE chain SET id = 1 WHERE id = 2;
+UPDATE chain SET id = 2 WHERE id = 12;
+DELETE FROM chain WHERE id = 4;
+UPDATE chain SET id = 4 WHERE id = 2;
+UPDATE chain SET id = 13 WHERE id = 5;
+INSERT INTO chain VALUES (5, 'new');
+DELETE FROM chain WHERE id = 1;
+UPDATE chain SET id = 1 WHERE id = 13;
+SELECT key, op FROM rowclaim.drafts WHERE target = 'chain'::regclass ORDER BY key::text;
+BEGIN;
+SELECT discard_changes(target => 'chain');
+SELECT id, v, row_version FROM chain ORDER BY id;
+ROLLBACK;
+SELECT * FROM committed();
+SELECT id, v FROM chain ORDER BY id;

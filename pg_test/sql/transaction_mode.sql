@@ -202,3 +202,16 @@ SELECT * FROM news();
 BEGIN READ ONLY;
 SELECT count(*) FROM fresh;
 COMMIT;
+-- A claimed row that is deleted, inserted again and changed in one transaction keeps its claim, and its version grows.
+CREATE TABLE again (id int PRIMARY KEY, v int);
+INSERT INTO again VALUES (1, 1), (2, 1);
+SELECT enable_claims('again', 'auto', 'transaction');
+SELECT status FROM claim_rows('again', ARRAY[1, 2]);
+BEGIN;
+DELETE FROM again;
+INSERT INTO again VALUES (1, 2), (2, 1);
+UPDATE again SET v = 3 WHERE id = 1;
+UPDATE again SET v = 4 WHERE id = 1;
+COMMIT;
+SELECT id, v, row_owner = current_actor() AS mine, row_version FROM again ORDER BY id;
+SELECT key, owner = current_actor() AS mine FROM rowclaim.claims WHERE target = 'again'::regclass ORDER BY key::text;

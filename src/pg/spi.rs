@@ -153,11 +153,24 @@ fn saved(sql: &'static str, args: &[Arg]) -> pg_sys::SPIPlanPtr {
 }
 
 fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], sees: Sees, mut visit: impl FnMut(&Row)) -> u64 {
+    let (table, count) = execute_into_table(plan, args, sees);
+    // SAFETY: the rows are visited before anything else runs on this connection.
+    unsafe {
+        if !table.is_null() {
+            for i in 0..(*table).numvals as usize {
+                visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
+            }
+        }
+    }
+    count
+}
+
+/// The rows, which live as long as this SPI connection, and how many were processed.
+fn execute_into_table(plan: pg_sys::SPIPlanPtr, args: &[Arg], sees: Sees) -> (*mut pg_sys::SPITupleTable, u64) {
     let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.1.unwrap_or(pg_sys::Datum::from(0))).collect();
     let nulls: Vec<core::ffi::c_char> =
         args.iter().map(|a| if a.1.is_some() { b' ' } else { b'n' } as core::ffi::c_char).collect();
-    // SAFETY: connected to SPI; arrays have one entry per parameter; rows are visited before
-    // anything else runs on this connection.
+    // SAFETY: connected to SPI; arrays have one entry per parameter.
     unsafe {
         let snapshot = match sees {
             Sees::Transaction => std::ptr::null_mut(),
@@ -180,14 +193,7 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], sees: Sees, mut visit: impl F
         if code < 0 {
             pgrx::error!("internal statement failed with SPI code {code}");
         }
-        let table = pg_sys::SPI_tuptable;
-        let count = pg_sys::SPI_processed;
-        if !table.is_null() {
-            for i in 0..(*table).numvals as usize {
-                visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
-            }
-        }
-        count
+        (pg_sys::SPI_tuptable, pg_sys::SPI_processed)
     }
 }
 
@@ -286,12 +292,31 @@ impl Drop for Prepared {
 /// A cursor over an internal statement, also over one that writes and returns rows; its result
 /// is kept in a temporary file once it exceeds `work_mem`.
 pub struct Cursor {
-    portal: pg_sys::Portal,
+    source: Source,
     _spi: Connection,
     _owner: AsOwner,
 }
 
+enum Source {
+    Portal(pg_sys::Portal),
+    /// All rows, and the next one to visit.
+    Table(*mut pg_sys::SPITupleTable, usize),
+}
+
 impl Cursor {
+    /// As [`Cursor::open`], over everything committed by now. A portal cannot see that where the whole
+    /// transaction has one snapshot: there the rows are kept in memory.
+    pub fn latest(sql: &str, args: &[Arg]) -> Cursor {
+        // SAFETY: a plain read of transaction state.
+        if unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32 {
+            return Cursor::open(sql, args);
+        }
+        let owner = AsOwner::enter();
+        let spi = Connection::open();
+        let (table, _) = execute_into_table(prepare(sql, args), args, Sees::Latest);
+        Cursor { source: Source::Table(table, 0), _spi: spi, _owner: owner }
+    }
+
     pub fn open(sql: &str, args: &[Arg]) -> Cursor {
         let owner = AsOwner::enter();
         let spi = Connection::open();
@@ -313,34 +338,47 @@ impl Cursor {
                 0,
             )
         };
-        Cursor { portal, _spi: spi, _owner: owner }
+        Cursor { source: Source::Portal(portal), _spi: spi, _owner: owner }
     }
 
     /// Visits up to `count` further rows; how many there were.
     pub fn fetch(&mut self, count: i64, mut visit: impl FnMut(&Row)) -> usize {
-        // SAFETY: the portal is open and its connection is the innermost one; the table is freed
-        // after its rows were visited.
+        // SAFETY: the connection is the innermost one; a portal is open and its rows are freed after
+        // they were visited, those of a table live as long as the connection.
         unsafe {
-            pg_sys::SPI_cursor_fetch(self.portal, true, count as core::ffi::c_long);
-            let table = pg_sys::SPI_tuptable;
-            if table.is_null() {
-                return 0;
+            match &mut self.source {
+                Source::Portal(portal) => {
+                    pg_sys::SPI_cursor_fetch(*portal, true, count as core::ffi::c_long);
+                    let table = pg_sys::SPI_tuptable;
+                    if table.is_null() {
+                        return 0;
+                    }
+                    let rows = (*table).numvals as usize;
+                    for i in 0..rows {
+                        visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
+                    }
+                    pg_sys::SPI_freetuptable(table);
+                    rows
+                }
+                Source::Table(table, _) if table.is_null() => 0,
+                Source::Table(table, next) => {
+                    let (start, end) = (*next, ((**table).numvals as usize).min(*next + count as usize));
+                    for i in start..end {
+                        visit(&Row { tuple: *(**table).vals.add(i), desc: (**table).tupdesc });
+                    }
+                    *next = end;
+                    end - start
+                }
             }
-            let rows = (*table).numvals as usize;
-            for i in 0..rows {
-                visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
-            }
-            pg_sys::SPI_freetuptable(table);
-            rows
         }
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if let (Source::Portal(portal), false) = (&self.source, std::thread::panicking()) {
             // SAFETY: the portal is still open; at an error the server closes it.
-            unsafe { pg_sys::SPI_cursor_close(self.portal) };
+            unsafe { pg_sys::SPI_cursor_close(*portal) };
         }
     }
 }

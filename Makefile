@@ -6,6 +6,8 @@
 #   make bench         compare speed with bare tables and hand-written triggers (QUICK=1, ONLY=W1,W9)
 #   make test-all      every test on every server here     make servers   build PostgreSQL 17 and 18 for it
 #   make test-clients  run docs/clients with the real drivers and pgbouncer
+#   make test-model    random statements, compared with a model (SEED, STEPS, DURATION; see pg_test/model)
+#   make test-concurrency   random statements of 16 sessions at once, checked afterwards (SEED, DURATION, CLIENTS)
 #   make package       pack build/*.tar.gz and build/*.deb; make test-package installs that in clean systems
 #   make dist          pack the sources for PGXN           make deps      install what is missing
 
@@ -20,7 +22,7 @@ STAGE := build/$(PGVER)
 # pgrx looks up the server in its home: one of our own needs no `cargo pgrx init` and leaves the user's alone.
 export PGRX_HOME := $(abspath $(or $(CARGO_TARGET_DIR),target)/pgrx-$(PGVER))
 unexport PGRX_PG_CONFIG_PATH
-export PG_CONFIG T STAGES QUICK ONLY
+export PG_CONFIG T STAGES QUICK ONLY SEED STEPS DURATION CLIENTS
 
 AS_ROOT = $(if $(DESTDIR),,$(shell test -w "`$(PG_CONFIG) --pkglibdir`" || echo sudo))
 
@@ -64,7 +66,7 @@ dist:
 	git archive --format=zip --prefix=$(EXTENSION)-$(VERSION)/ -o build/$(EXTENSION)-$(VERSION).zip HEAD
 
 # In a second make, which sees the server that deps may have installed.
-test test-all test-package test-clients bench demo psql: deps
+test test-all test-package test-clients test-model test-concurrency bench demo psql: deps
 	@$(MAKE) --no-print-directory do-$@
 
 do-test: $(PGRX_HOME)/config.toml
@@ -78,6 +80,9 @@ do-test-package:
 
 do-test-clients: install
 	@pg_test/clients
+
+do-test-model do-test-concurrency: install
+	@pg_test/model/run $(@:do-test-%=%)
 
 do-bench: install
 	@pg_test/bench/run
@@ -101,5 +106,6 @@ distclean: clean
 	cargo clean
 
 FORCE:
-.PHONY: all install uninstall installcheck package dist test test-all test-package test-clients bench demo psql \
-  do-test do-test-all do-test-package do-test-clients do-bench do-demo do-psql servers deps clean distclean FORCE
+.PHONY: all install uninstall installcheck package dist test test-all test-package test-clients test-model test-concurrency \
+  bench demo psql do-test do-test-all do-test-package do-test-clients do-test-model do-test-concurrency do-bench do-demo \
+  do-psql servers deps clean distclean FORCE

@@ -53,3 +53,13 @@ cluster_stop() {
   done
   rm -rf "$1"
 }
+
+# python_with PACKAGE: prints the interpreter of a virtual environment in build/ that has the PyPI package.
+python_with() {
+  local venv=$root/build/python
+  if ! "$venv/bin/python" -c "import $1" 2>/dev/null; then
+    python3 -m venv "$venv" && PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/pip" -q install "$1[binary]" >&2 ||
+      { echo "could not install $1 into $venv (Debian: apt-get install python3-venv)" >&2; return 1; }
+  fi
+  echo "$venv/bin/python"
+}

@@ -192,6 +192,66 @@ SET SESSION AUTHORIZATION regress_consumers_alice;
 SELECT message FROM pull_changes('bob''s', 'second');
 SELECT role FROM rowclaim.consumers WHERE consumer = 'bob''s';
 
+-- a baseline is shown as changes are: to those who may read the table; a part that is hidden is an empty one
+RESET SESSION AUTHORIZATION;
+CREATE TABLE pay (id int PRIMARY KEY, name text, salary int);
+INSERT INTO pay VALUES (1, 'ann', 5000);
+SELECT create_journal('third');
+SELECT enable_claims('pay', 'auto', journal => 'third');
+SELECT baseline_table('pay');
+UPDATE pay SET salary = 6000 WHERE id = 1;
+SELECT commit_changes('a rise', journal => 'third');
+GRANT SELECT ON pay TO regress_consumers_bob;
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT seq, part, parts, changes FROM pull_changes('b', 'third');
+-- SELECT on some of the columns is not enough: a change has them all
+RESET SESSION AUTHORIZATION;
+GRANT SELECT (id, name), UPDATE ON pay TO regress_consumers_alice;
+SET SESSION AUTHORIZATION regress_consumers_alice;
+SELECT seq, part, parts, changes FROM pull_changes('a', 'third');
+-- the rights of the current role count: SET ROLE gives and takes
+RESET SESSION AUTHORIZATION;
+CREATE ROLE regress_consumers_group;
+GRANT SELECT ON pay TO regress_consumers_group;
+GRANT regress_consumers_group TO regress_consumers_alice;
+ALTER ROLE regress_consumers_alice NOINHERIT;
+SET SESSION AUTHORIZATION regress_consumers_alice;
+SET ROLE regress_consumers_group;
+SELECT * FROM refused('SELECT * FROM pull_changes(''a'', ''third'')');
+SELECT count(*), sum(json_array_length(changes)) FROM pull_changes('g', 'third');
+RESET ROLE;
+SELECT * FROM refused('SELECT * FROM pull_changes(''g'', ''third'')');
+RESET SESSION AUTHORIZATION;
+-- a right that is taken away ends at once; what the table was called before gives none
+REVOKE SELECT ON pay FROM regress_consumers_bob;
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT sum(json_array_length(changes)) FROM pull_changes('b', 'third');
+RESET SESSION AUTHORIZATION;
+ALTER TABLE pay RENAME TO paid;
+CREATE TABLE pay (id int);
+GRANT SELECT ON pay, paid TO regress_consumers_bob;
+SET SESSION AUTHORIZATION regress_consumers_bob;
+SELECT sum(json_array_length(changes)) FROM pull_changes('b', 'third');
+RESET SESSION AUTHORIZATION;
+-- one call costs what it returns, not the backlog
+INSERT INTO paid SELECT g FROM generate_series(2, 4) g;
+DO $$ BEGIN
+    FOR n IN 1..1500 LOOP UPDATE paid SET salary = n WHERE id = 2; PERFORM commit_changes(journal => 'third'); END LOOP;
+END $$;
+SELECT seal_journal('third') > 1500 AS sealed;
+VACUUM ANALYZE rowclaim.journal;
+CREATE FUNCTION blocks_read(sql text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (ANALYZE, BUFFERS, FORMAT json) ' || sql INTO plan;
+    RETURN plan -> 0 -> 'Plan' ->> 'Shared Hit Blocks';
+END $$;
+SELECT count(*) FROM pull_changes('warm', 'third', 10);
+SELECT blocks_read('SELECT * FROM pull_changes(''small'', ''third'', 10)') * 30 < blocks_read('SELECT * FROM pull_changes(''large'', ''third'', 1500)') AS bounded;
+DROP OWNED BY regress_consumers_group;
+DROP ROLE regress_consumers_group;
+
 RESET SESSION AUTHORIZATION;
 DROP OWNED BY regress_consumers_alice, regress_consumers_bob;
 DROP ROLE regress_consumers_alice, regress_consumers_bob;

@@ -93,6 +93,17 @@ impl Standing {
     }
 }
 
+/// Does row security apply to what `user` does with the table?
+fn policies_apply(root: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up by OID that raises no error.
+    unsafe { pg_sys::check_enable_rls(root, user, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 }
+}
+
+/// Does row security hide the row from the caller?
+pub fn is_hidden(table: &Table, key: &Key) -> bool {
+    policies_apply(table.root, caller().0) && !Claimer::new(table.root).is_ok_and(|claimer| claimer.policies_allow(key))
+}
+
 /// One call's view of a table: who asks, and what the policies let them see.
 pub struct Claimer {
     rows: Rows,
@@ -107,21 +118,20 @@ impl Claimer {
         let caller = caller();
         let table = Table::enabled(target)?;
         // SAFETY: privilege look-ups by OID.
-        let (allowed, policies) = unsafe {
+        let allowed = unsafe {
             let write = (pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
-            let any = pg_sys::pg_class_aclmask(table.root, caller.0, write, pg_sys::AclMaskHow::ACLMASK_ANY) != 0
+            pg_sys::pg_class_aclmask(table.root, caller.0, write, pg_sys::AclMaskHow::ACLMASK_ANY) != 0
                 || pg_sys::pg_attribute_aclcheck_all(
                     table.root,
                     caller.0,
                     pg_sys::ACL_UPDATE as pg_sys::AclMode,
                     pg_sys::AclMaskHow::ACLMASK_ANY,
-                ) == pg_sys::AclResult::ACLCHECK_OK;
-            let rls = pg_sys::check_enable_rls(table.root, caller.0, true);
-            (any, rls == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32)
+                ) == pg_sys::AclResult::ACLCHECK_OK
         };
         if !allowed {
             return Err(Error::Privilege { problem: format!("permission denied for table {}", table.name()) });
         }
+        let policies = policies_apply(table.root, caller.0);
         Ok(Claimer { rows: Rows::open(table.root)?, me: actor::current(), caller, policies })
     }
 

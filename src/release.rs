@@ -1,7 +1,7 @@
 //! Letting go of claims: by their owner, after a commit, or for an absent actor; and renewing them.
 
 use crate::actor;
-use crate::claim::Wish;
+use crate::claim::{is_hidden, Wish};
 use crate::codec;
 use crate::draft::{self, Stamp};
 use crate::entry::{entries, Entry};
@@ -29,7 +29,11 @@ pub fn release_row(target: pg_sys::Oid, key: &Key) -> Result<bool> {
         return Err(Error::Privilege { problem: format!("permission denied for table {}", table.name()) });
     }
     let mut rows = Rows::open(table.root)?;
-    release_in(&mut rows, &me, key, false)
+    match release_in(&mut rows, &me, key, false) {
+        // A row that row security hides is not claimed, as far as the caller is concerned.
+        Err(Error::RowHeld { .. }) if is_hidden(&table, key) => Ok(false),
+        outcome => outcome,
+    }
 }
 
 /// `keep_dirty`: leave a dirty row claimed instead of refusing.

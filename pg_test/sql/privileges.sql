@@ -130,6 +130,19 @@ SELECT status FROM claim_row('parts', 7);
 SET SESSION AUTHORIZATION regress_privileges_alice;
 SELECT status, owner FROM claim_row('parts', 7);
 SELECT count(*) FROM rowclaim.claims WHERE key = '{"id": 7}';
+-- releasing does not tell a hidden row that is held from one that is not there; of a visible one it says who holds it
+SELECT release_row('parts', 7), release_row('parts', 8), release_row('parts', 77);
+RESET SESSION AUTHORIZATION;
+CREATE POLICY also ON parts FOR SELECT USING (id = 7);
+CREATE POLICY also_change ON parts FOR UPDATE USING (id = 7);
+SET SESSION AUTHORIZATION regress_privileges_alice;
+SELECT * FROM refused('SELECT release_row(''parts'', 7)');
+SELECT status FROM claim_row('parts', 4);
+SELECT release_row('parts', 4);
+RESET SESSION AUTHORIZATION;
+DROP POLICY also ON parts;
+DROP POLICY also_change ON parts;
+SET SESSION AUTHORIZATION regress_privileges_alice;
 -- the table's owner and BYPASSRLS are not bound
 RESET SESSION AUTHORIZATION;
 SELECT status FROM claim_row('parts', 8);

@@ -337,10 +337,16 @@ CREATE FUNCTION rowclaim.remember_names() RETURNS void
         FROM rowclaim.published_claim p WHERE p.relid = c.relid AND p.key = c.key AND p.target <> c.relid::regclass::text;
     END;
 
+CREATE FUNCTION rowclaim.computes(command pg_ddl_command, column_name name) RETURNS boolean
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rowclaim_computes';
+COMMENT ON FUNCTION rowclaim.computes(pg_ddl_command, name) IS
+    'Does an ALTER TABLE give the column new values by TYPE ... USING?';
+
 CREATE FUNCTION rowclaim.on_ddl_end() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     target regclass;
+    forged name;
 BEGIN
     PERFORM rowclaim.remember_names();
     FOR target IN
@@ -357,6 +363,14 @@ BEGIN
                       SELECT FROM pg_catalog.pg_trigger g WHERE g.oid = c.objid
                         AND (g.tgrelid = t.relid OR pg_catalog.pg_partition_root(g.tgrelid) = t.relid))))
     LOOP
+        SELECT w.col INTO forged
+        FROM rowclaim.enabled_table t, pg_catalog.unnest(ARRAY[t.owner_column, t.version_column, t.draft_column]) w(col),
+             pg_catalog.pg_event_trigger_ddl_commands() c
+        WHERE t.relid = target AND c.objid = target AND rowclaim.computes(c.command, w.col) LIMIT 1;
+        IF FOUND THEN
+            PERFORM rowclaim.refuse(target::text, pg_catalog.format('column %s of %s is maintained by rowclaim', forged, target),
+                'Leave the ownership columns out of ALTER COLUMN TYPE ... USING.');
+        END IF;
         PERFORM rowclaim.check_table(target);
     END LOOP;
 END $$;
@@ -424,7 +438,7 @@ REVOKE ALL ON FUNCTION rowclaim.remember_names(), rowclaim.refuse(text, text, te
     rowclaim.rename_in(text, name, name), rowclaim.guard_partition(regclass), rowclaim.guard_partitions(regclass), rowclaim.unguard_partitions(regclass),
     rowclaim.remove_from(text, text), rowclaim.retype_in(text, text, text, text),
     rowclaim.follow_columns(rowclaim.enabled_table), rowclaim.check_table(regclass),
-    rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;
+    rowclaim.computes(pg_ddl_command, name), rowclaim.on_ddl_end(), rowclaim.on_drop() FROM PUBLIC;
 
 CREATE EVENT TRIGGER rowclaim_ddl_end ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER TRIGGER', 'CREATE TRIGGER', 'CREATE SCHEMA', 'ALTER SCHEMA')

@@ -685,3 +685,43 @@ ALTER TABLE rowclaim.draft_row ALTER COLUMN gives SET DEFAULT false;
 CREATE INDEX draft_row_gives ON rowclaim.draft_row (relid) WHERE gives;
 COMMENT ON COLUMN rowclaim.draft_row.gives IS
     'The draft may have given up unique values or references that the row had when it began.';
+
+CREATE OR REPLACE FUNCTION rowclaim.computes(command pg_ddl_command, column_name name) RETURNS boolean
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rowclaim_computes';
+COMMENT ON FUNCTION rowclaim.computes(pg_ddl_command, name) IS
+    'Does an ALTER TABLE give the column new values by TYPE ... USING?';
+
+CREATE OR REPLACE FUNCTION rowclaim.on_ddl_end() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    target regclass;
+    forged name;
+BEGIN
+    PERFORM rowclaim.remember_names();
+    FOR target IN
+        SELECT t.relid FROM rowclaim.enabled_table t
+        JOIN pg_catalog.pg_class k ON k.oid = t.relid
+        WHERE EXISTS (
+            SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
+            WHERE (c.classid = 'pg_class'::regclass AND (
+                      c.objid = t.relid OR pg_catalog.pg_partition_root(c.objid) = t.relid
+                      OR EXISTS (SELECT FROM pg_catalog.pg_inherits i
+                                 WHERE (i.inhrelid = c.objid AND i.inhparent = t.relid)
+                                    OR (i.inhrelid = t.relid AND i.inhparent = c.objid))))
+               OR (c.classid = 'pg_trigger'::regclass AND EXISTS (
+                      SELECT FROM pg_catalog.pg_trigger g WHERE g.oid = c.objid
+                        AND (g.tgrelid = t.relid OR pg_catalog.pg_partition_root(g.tgrelid) = t.relid))))
+    LOOP
+        SELECT w.col INTO forged
+        FROM rowclaim.enabled_table t, pg_catalog.unnest(ARRAY[t.owner_column, t.version_column, t.draft_column]) w(col),
+             pg_catalog.pg_event_trigger_ddl_commands() c
+        WHERE t.relid = target AND c.objid = target AND rowclaim.computes(c.command, w.col) LIMIT 1;
+        IF FOUND THEN
+            PERFORM rowclaim.refuse(target::text, pg_catalog.format('column %s of %s is maintained by rowclaim', forged, target),
+                'Leave the ownership columns out of ALTER COLUMN TYPE ... USING.');
+        END IF;
+        PERFORM rowclaim.check_table(target);
+    END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION rowclaim.computes(pg_ddl_command, name) FROM PUBLIC;

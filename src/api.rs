@@ -13,6 +13,7 @@ use crate::journal::{self, Journal};
 use crate::key::{key_datums, Key};
 use crate::lease::Ttl;
 use crate::pg::call::SqlCall;
+use crate::pg::ddl;
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
@@ -480,6 +481,14 @@ sql_function! {
         let image: String = call.arg(1).ok_or_else(|| invalid("image", "the image is null"))?;
         Ok(text_datum(&codec::recode(&table, &image)?))
     })()
+}
+
+sql_function! {
+    /// Does an ALTER TABLE give the column new values?
+    pg_finfo_rowclaim_computes, rowclaim_computes, |call| {
+        let column = call.datum(1).map(enable::name_text);
+        Ok(call.value(call.datum(0).zip(column).is_some_and(|(command, column)| ddl::computes(command, &column))))
+    }
 }
 
 sql_function! {

@@ -308,6 +308,21 @@ fn add_columns(relid: pg_sys::Oid, table: &str, wanted: &Wanted, again: bool) ->
                     "Choose another draft_column, or set the column to NULL.",
                 );
             }
+            // Nor must a row seem to be in somebody's draft who never touched it.
+            let open = spi::first(
+                "SELECT string_agg(DISTINCT id::text, ',') FROM rowclaim.draft WHERE id <= $1",
+                &[Arg::i64(last)],
+                Sees::Latest,
+                |row| row.text(1),
+            );
+            if let Some(open) = open.flatten() {
+                if any(relid, &format!("SELECT FROM {table} WHERE {draft} IN ({open}) LIMIT 1")) {
+                    return unsupported(
+                        format!("column {} has stamps of open drafts", wanted.draft),
+                        "Set the column to NULL in these rows, or wait until the drafts are committed or discarded.",
+                    );
+                }
+            }
             spi::run(
                 "SELECT setval('rowclaim.draft_id_seq', $1) FROM rowclaim.draft_id_seq WHERE $1 >= last_value",
                 &[Arg::i64(last)],

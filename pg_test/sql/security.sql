@@ -45,6 +45,20 @@ SET SESSION AUTHORIZATION regress_security_mallory;
 CREATE TABLE stamped (id int PRIMARY KEY, row_draft bigint);
 INSERT INTO stamped VALUES (1, 9223372036854775807);
 SELECT enable_claims('stamped');
+-- one of another's open draft would pass for his row
+RESET SESSION AUTHORIZATION;
+CREATE TABLE edited (id int PRIMARY KEY);
+SELECT enable_claims('edited', 'auto');
+INSERT INTO edited VALUES (1);
+GRANT SELECT ON edited TO regress_security_mallory;
+SET SESSION AUTHORIZATION regress_security_mallory;
+UPDATE stamped SET row_draft = (SELECT row_draft FROM edited);
+SELECT enable_claims('stamped');
+RESET SESSION AUTHORIZATION;
+SELECT commit_changes() > 0;
+SET SESSION AUTHORIZATION regress_security_mallory;
+SELECT enable_claims('stamped');
+SELECT status FROM claim_row('stamped', 1);
 CREATE TABLE split (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
 SELECT enable_claims('split');
 CREATE TABLE forged (LIKE split INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
@@ -54,6 +68,22 @@ RESET SESSION AUTHORIZATION;
 -- a partition made by CREATE SCHEMA is guarded too
 CREATE SCHEMA regress_security CREATE TABLE leaf PARTITION OF public.split FOR VALUES FROM (100) TO (200);
 TRUNCATE regress_security.leaf;
+-- the owner of a table cannot write the ownership columns by a change of type
+CREATE TABLE held (id int PRIMARY KEY, v int);
+INSERT INTO held VALUES (1, 1), (2, 2);
+ALTER TABLE held OWNER TO regress_security_mallory;
+GRANT UPDATE ON held TO regress_security_bob;
+SET SESSION AUTHORIZATION regress_security_mallory;
+SELECT enable_claims('held', version_column => 'Version');
+SET SESSION AUTHORIZATION regress_security_bob;
+SELECT status FROM claim_row('held', 1);
+SET SESSION AUTHORIZATION regress_security_mallory;
+ALTER TABLE held ALTER COLUMN row_owner TYPE text USING 'regress_security_mallory';
+ALTER TABLE held ALTER COLUMN v TYPE bigint, ALTER COLUMN row_draft TYPE bigint USING 1;
+ALTER TABLE held ALTER COLUMN "Version" TYPE int USING 7;
+ALTER TABLE held ALTER COLUMN "Version" TYPE int, ALTER COLUMN v TYPE text USING 'v' || v;
+SELECT * FROM held ORDER BY id;
+RESET SESSION AUTHORIZATION;
 -- a table's own code may write an enabled table while the extension works
 CREATE TABLE log (id serial PRIMARY KEY, what text);
 SELECT enable_claims('log', 'auto');

@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod context;
+pub mod ddl;
 pub mod ffi;
 pub mod fixed;
 pub mod layout;

@@ -8,6 +8,7 @@
 #   make test-clients  run docs/clients with the real drivers and pgbouncer
 #   make test-model    random statements, compared with a model (SEED, STEPS, DURATION; see pg_test/model)
 #   make test-concurrency   random statements of 16 sessions at once, checked afterwards (SEED, DURATION, CLIENTS)
+#   make test-attack   try to get past the extension in hundreds of ways (T=text ROLE=mallory: only some)
 #   make package       pack build/*.tar.gz and build/*.deb; make test-package installs that in clean systems
 #   make dist          pack the sources for PGXN           make deps      install what is missing
 
@@ -66,7 +67,7 @@ dist:
 	git archive --format=zip --prefix=$(EXTENSION)-$(VERSION)/ -o build/$(EXTENSION)-$(VERSION).zip HEAD
 
 # In a second make, which sees the server that deps may have installed.
-test test-all test-package test-clients test-model test-concurrency bench demo psql: deps
+test test-all test-attack test-package test-clients test-model test-concurrency bench demo psql: deps
 	@$(MAKE) --no-print-directory do-$@
 
 do-test: $(PGRX_HOME)/config.toml
@@ -77,6 +78,9 @@ do-test-all:
 
 do-test-package:
 	+@pg_test/package
+
+do-test-attack: install
+	@pg_test/attack/on-cluster
 
 do-test-clients: install
 	@pg_test/clients
@@ -106,6 +110,6 @@ distclean: clean
 	cargo clean
 
 FORCE:
-.PHONY: all install uninstall installcheck package dist test test-all test-package test-clients test-model test-concurrency \
-  bench demo psql do-test do-test-all do-test-package do-test-clients do-test-model do-test-concurrency do-bench do-demo \
+.PHONY: all install uninstall installcheck package dist test test-all test-attack test-package test-clients test-model \
+  test-concurrency bench demo psql do-test do-test-all do-test-attack do-test-package do-test-clients do-test-model do-test-concurrency do-bench do-demo \
   do-psql servers deps clean distclean FORCE

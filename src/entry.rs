@@ -4,6 +4,9 @@ use crate::pg::store::{Found, Store};
 use crate::pg::value::text_datum;
 use pgrx::pg_sys;
 
+/// The attribute number of `rowclaim.draft_row.gives`.
+const GIVES: i16 = 9;
+
 /// The draft entries of rows: `rowclaim.draft_row`.
 pub fn entries() -> Store {
     Store::open(c"draft_row", c"draft_row_key")
@@ -31,7 +34,7 @@ pub fn entries_by_base_key() -> Store {
 /// Visits the keys and entries of rows whose drafts may have given something up, until `visit` says false.
 pub fn gave(root: pg_sys::Oid, mut visit: impl FnMut(&str, &Entry) -> bool) {
     Store::open(c"draft_row", c"draft_row_gives")
-        .each(root, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
+        .each(root, GIVES, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
 }
 
 impl Entry {

@@ -108,23 +108,28 @@ impl Store {
         }
     }
 
-    /// Visits the rows of a relation that an index on relid alone has, until `visit` says false. All of
-    /// them, if the installed schema is older than the index.
-    pub fn each(&self, relid: pg_sys::Oid, mut visit: impl FnMut(Found) -> bool) {
+    /// Visits the rows of a relation that have a flag (by attribute number) set, by an index on relid and the flag,
+    /// until `visit` says false. All of them, if the installed schema is older than the index.
+    pub fn each(&self, relid: pg_sys::Oid, flag: i16, mut visit: impl FnMut(Found) -> bool) {
         let now = Moment::now();
         // SAFETY: as in look_up().
         unsafe {
             (*now.snapshot()).curcid = pg_sys::CommandId::MAX - 1;
-            let mut key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyInit(
-                &mut key,
-                1,
-                pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::Oid::from(pg_sys::F_OIDEQ),
-                pg_sys::Datum::from(relid.to_u32()),
-            );
+            let mut keys = [pg_sys::ScanKeyData::default(); 2];
+            let equal = pg_sys::BTEqualStrategyNumber as u16;
+            let (is_relid, is_set) = (pg_sys::Oid::from(pg_sys::F_OIDEQ), pg_sys::Oid::from(pg_sys::F_BOOLEQ));
+            pg_sys::ScanKeyInit(&mut keys[0], 1, equal, is_relid, pg_sys::Datum::from(relid.to_u32()));
+            pg_sys::ScanKeyInit(&mut keys[1], flag, equal, is_set, pg_sys::Datum::from(true));
             let indexed = self.index != pg_sys::InvalidOid;
-            let scan = pg_sys::systable_beginscan(self.relation, self.index, indexed, now.snapshot(), 1, &mut key);
+            let count = if indexed { 2 } else { 1 };
+            let scan = pg_sys::systable_beginscan(
+                self.relation,
+                self.index,
+                indexed,
+                now.snapshot(),
+                count,
+                keys.as_mut_ptr(),
+            );
             loop {
                 pgrx::check_for_interrupts!();
                 let tuple = pg_sys::systable_getnext(scan);

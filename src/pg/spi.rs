@@ -236,7 +236,7 @@ pub fn look_up(sql: &str, args: &[Arg], visit: impl FnMut(&Row)) -> u64 {
     execute(plan, args, Sees::Transaction, visit)
 }
 
-/// Leaves out the check of table privileges: an owner may have revoked his own, which does not keep
+/// Has table privileges checked as a superuser's: an owner may have revoked his own, which does not keep
 /// the extension's work from being done as him.
 fn waive_privileges(plan: pg_sys::SPIPlanPtr) {
     // SAFETY: the plan was just prepared; its lists hold what they are cast to.
@@ -248,7 +248,7 @@ fn waive_privileges(plan: pg_sys::SPIPlanPtr) {
                 let tables = elements::<pg_sys::RangeTblEntry>((*query).rtable);
                 #[cfg(not(feature = "pg15"))]
                 let tables = elements::<pg_sys::RTEPermissionInfo>((*query).rteperminfos);
-                tables.for_each(|table| (*table).requiredPerms = 0);
+                tables.for_each(|table| (*table).checkAsUser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Who is acting: the login role, or the user named by `rowclaim.actor`.
 
+use crate::pg::ffi::session_user;
 use crate::settings;
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -8,7 +9,6 @@ use std::rc::Rc;
 
 struct Known {
     session_user: pg_sys::Oid,
-    setting: Option<String>,
     name: Rc<str>,
 }
 
@@ -19,28 +19,18 @@ thread_local! {
 /// The actor of this moment. Only roles that may SET `rowclaim.actor` can make it differ from
 /// `session_user`; SET ROLE and SECURITY DEFINER do not change it.
 pub fn current() -> Rc<str> {
-    // SAFETY: a plain read of session state.
-    let session_user = unsafe { pg_sys::GetSessionUserId() };
-    let setting = settings::actor();
-    let known = KNOWN.with(|known| {
-        known
-            .borrow()
-            .as_ref()
-            .filter(|k| k.session_user == session_user && k.setting == setting)
-            .map(|k| k.name.clone())
-    });
+    let session_user = session_user();
+    let of_user = |known: &&Known| known.session_user == session_user;
+    let known = KNOWN.with(|known| known.borrow().as_ref().filter(of_user).map(|known| known.name.clone()));
     known.unwrap_or_else(|| {
-        let name: Rc<str> = match &setting {
-            Some(name) => name.as_str().into(),
-            None => role_name(session_user).into(),
-        };
-        let fresh = Known { session_user, setting, name: name.clone() };
+        let name: Rc<str> = settings::actor().unwrap_or_else(|| role_name(session_user)).into();
+        let fresh = Known { session_user, name: name.clone() };
         KNOWN.with(|known| *known.borrow_mut() = Some(fresh));
         name
     })
 }
 
-/// Role names may change between transactions.
+/// Role names may change between transactions, the setting at any time.
 pub fn forget() {
     KNOWN.with(|known| *known.borrow_mut() = None);
 }

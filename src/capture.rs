@@ -4,7 +4,7 @@
 use crate::actor;
 use crate::codec;
 use crate::draft::{self, Stamp, Touch};
-use crate::entry::{entries, entries_by_base_key, Entry};
+use crate::entry::{by_base_key, entries, Entry};
 use crate::error::{check, Error, Result};
 use crate::holder::{self, held_by};
 use crate::image;
@@ -105,8 +105,8 @@ fn own_entry(table: &Table, store: &Store, key: &str, me: &Rc<str>) -> Result<Op
 }
 
 /// A key that a row has left in somebody else's draft is theirs until they commit.
-fn check_base_key(table: &Table, key: &str, me: &Rc<str>) -> Result<()> {
-    let Some(found) = entries_by_base_key().find_by(table.root, key, 7) else { return Ok(()) };
+fn check_base_key(table: &Table, store: &Store, key: &str, me: &Rc<str>) -> Result<()> {
+    let Some(found) = by_base_key(store, table.root, key) else { return Ok(()) };
     let draft = Entry::of(&found).draft;
     let stamp = draft::status(table, Some(draft), me);
     match &stamp {
@@ -155,7 +155,7 @@ fn insert(call: &Call) -> Result<()> {
     let mut set: Vec<(Own, Option<pg_sys::Datum>)> = Vec::new();
     match own_entry(&table, &store, &key, &me)? {
         None => {
-            check_base_key(&table, &key, &me)?;
+            check_base_key(&table, &store, &key, &me)?;
             store.insert(&Entry::inserted(id, table.relid).row(table.root, &key));
         }
         Some(found) => {
@@ -209,6 +209,9 @@ fn complete(table: &Rc<Table>, row: Values, set: &[(Own, Option<pg_sys::Datum>)]
 }
 
 fn update(call: &Call) -> Result<()> {
+    if draft::is_quiet(call.relid()) {
+        return Ok(());
+    }
     let table = Table::enabled(call.relid())?;
     let (old, new) = (call.row(), call.new_row());
     let me = actor::current();
@@ -316,7 +319,7 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
     let store = entries();
     let giving = images.as_ref().is_some_and(|images| gives(table, images.old, images.new));
     if old_key != new_key {
-        check_base_key(table, new_key, me)?;
+        check_base_key(table, &store, new_key, me)?;
     }
     let Some(found) = own_entry(table, &store, old_key, me)? else {
         let (base, version) = match images {

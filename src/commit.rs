@@ -9,7 +9,7 @@ use crate::draft::{self, Captured, Event};
 use crate::error::{check, Error, Result};
 use crate::holder;
 use crate::image;
-use crate::journal::{Head, Journal};
+use crate::journal::{self, Head, Journal};
 use crate::key::key_datums;
 use crate::notify;
 use crate::order::Order;
@@ -20,8 +20,9 @@ use crate::pg::owner::{caller, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
 use crate::pg::spool::Spool;
+use crate::pg::store::{self, Index, Layout, Store};
 use crate::pg::value::text_datum;
-use crate::pg::xact::{self, ActiveSnapshot};
+use crate::pg::xact::{self, ActiveSnapshot, Moment};
 use crate::release;
 use crate::replay;
 use crate::settings;
@@ -276,15 +277,25 @@ fn check_base(journal: &Journal, base: i64, actor: &str) -> Result<()> {
     }
 }
 
+static STASH: Layout = Layout {
+    table: c"stash",
+    indexes: &[
+        Index { name: c"stash_pkey", columns: &[0], unique: true },
+        Index { name: c"stash_actor", columns: &[1, 2], unique: false },
+    ],
+    special: 0,
+};
+/// `rowclaim.stash.announced`.
+const ANNOUNCED: usize = 12;
+
 /// A commit that follows the loss of a row says so: it does not contain the lost changes.
 fn warn_of_stash(actor: &str, journal: &str) {
-    let count = spi::first(
-        "SELECT count(*) FROM rowclaim.stash WHERE actor = $1 AND journal = $2 AND NOT announced",
-        &[Arg::str(actor), Arg::str(journal)],
-        Sees::Latest,
-        |row| row.i64(1),
-    );
-    if let Some(count @ 1..) = count.flatten() {
+    let mut count = 0;
+    Store::open(&STASH).each(1, &[store::Key::Text(actor), store::Key::Text(journal)], &Moment::now(), |row| {
+        count += u64::from(row.get(ANNOUNCED).is_some_and(|announced| announced.value() == 0));
+        true
+    });
+    if count > 0 {
         spi::run(
             "UPDATE rowclaim.stash SET announced = true WHERE actor = $1 AND journal = $2 AND NOT announced",
             &[Arg::str(actor), Arg::str(journal)],
@@ -399,10 +410,13 @@ pub fn before_commit(prepare: bool) {
     if !captured.events.is_empty() {
         check(commit_transaction(captured));
     }
+    if prepare {
+        // Whether what was appended will ever be there is not known when this transaction ends here.
+        journal::forget();
+    }
     let notices = draft::take_notices();
     if prepare || notices.is_empty() {
         return;
     }
-    let _snapshot = ActiveSnapshot::latest();
     notices.iter().for_each(|payload| notify::send(payload));
 }

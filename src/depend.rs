@@ -12,7 +12,7 @@ use crate::actor;
 use crate::codec;
 use crate::constraint::Constraint;
 use crate::draft::{self, DraftKey};
-use crate::entry::{entries, entries_by_base_key, gave, Entry};
+use crate::entry::{by_base_key, entries, gave, Entry};
 use crate::error::{Dependency, Error, Result};
 use crate::image::{self, Image};
 use crate::order::{token, Role};
@@ -109,7 +109,8 @@ impl Depends {
             return Ok(());
         }
         let root = changed.table.root;
-        let found = entries().find(root, changed.key).or_else(|| entries_by_base_key().find_by(root, changed.key, 7));
+        let entries = entries();
+        let found = entries.find(root, changed.key).or_else(|| by_base_key(&entries, root, changed.key));
         let Some(entry) = found.as_ref().map(Entry::of).filter(|entry| entry.base.is_some()) else { return Ok(()) };
         let mine = Mine { root, key: changed.key.into() };
         let actor = draft_actor((entry.draft, changed.table.journal_id));

@@ -6,9 +6,12 @@
 //! row is dirty. Tables with `committing => 'transaction'` have no header: their stamp means
 //! something only to the transaction that set it.
 
+use crate::hash::ByNumber;
 use crate::pg::ffi::nextval;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
+use crate::pg::store::{sequence, Found, Index, Key, Layout, Locked, Store};
+use crate::pg::value::text_datum;
 use crate::pg::xact::{self, SubId};
 use crate::table::{Committing, Table};
 use pgrx::pg_sys;
@@ -81,7 +84,7 @@ pub struct Moving {
 #[derive(Default)]
 struct Transaction {
     current: Vec<Current>,
-    touched: HashMap<DraftKey, (Touch, SubId)>,
+    touched: HashMap<DraftKey, (Touch, SubId), ByNumber>,
     closed: Vec<(DraftKey, SubId)>,
     captured: Captured,
     /// Number of events when a subtransaction captured its first one.
@@ -89,6 +92,8 @@ struct Transaction {
     /// Announcements to send at commit.
     notices: Vec<(String, SubId)>,
     moving: Option<Moving>,
+    /// Relations whose updated rows the capture trigger has to look at.
+    watched: HashSet<u32, ByNumber>,
     moved: HashMap<(u32, String), (String, SubId)>,
 }
 
@@ -97,7 +102,7 @@ const CLOSED_MAX: usize = 100_000;
 
 thread_local! {
     static TRANSACTION: RefCell<Transaction> = RefCell::default();
-    static CLOSED: RefCell<HashSet<DraftKey>> = RefCell::default();
+    static CLOSED: RefCell<HashSet<DraftKey, ByNumber>> = RefCell::default();
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -115,12 +120,7 @@ pub fn current_id(who: &Rc<str>) -> i64 {
 /// A further draft id of `who` in this transaction. A row that changes its key gets one, so that
 /// its stamp changes and the change is captured.
 pub fn start(who: &Rc<str>) -> i64 {
-    // SAFETY: look-ups by name.
-    let sequence = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
-        pg_sys::get_relname_relid(c"draft_id_seq".as_ptr(), schema)
-    };
-    let id = nextval(sequence);
+    let id = nextval(sequence(c"draft_id_seq"));
     let sub = xact::current_sub();
     with(|tx| tx.current.push(Current { id, actor: who.clone(), sub, headers: Vec::new() }));
     id
@@ -146,22 +146,36 @@ pub fn ensure_header(table: &Table, id: i64) {
         Some(draft.actor.clone())
     });
     if let Some(owner) = owner {
-        spi::run(
-            "INSERT INTO rowclaim.draft (id, journal_id, actor, started_at, touched_at)
-             VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp())",
-            &[Arg::i64(id), Arg::i32(table.journal_id), Arg::str(&owner)],
-        );
+        let now = Some(pg_sys::Datum::from(xact::clock()));
+        let (id, journal) = (pg_sys::Datum::from(id), pg_sys::Datum::from(table.journal_id));
+        headers().insert(&[Some(id), Some(journal), Some(text_datum(&owner)), now, now]);
     }
+}
+
+static DRAFT: Layout = Layout {
+    table: c"draft",
+    indexes: &[
+        Index { name: c"draft_pkey", columns: &[0, 1], unique: true },
+        Index { name: c"draft_actor", columns: &[2, 1], unique: false },
+    ],
+    special: 0,
+};
+/// `rowclaim.draft.touched_at`.
+const TOUCHED_AT: usize = 4;
+
+/// The headers of open drafts: `rowclaim.draft`.
+fn headers() -> Store {
+    Store::open(&DRAFT)
+}
+
+fn find_header(store: &Store, draft: DraftKey) -> Option<Found> {
+    store.find_by(0, &[Key::I64(draft.0), Key::I32(draft.1)])
 }
 
 /// The actor of an open draft and when it was touched last (microseconds since 2000-01-01 UTC).
 pub fn header(draft: DraftKey) -> Option<(String, i64)> {
-    spi::first(
-        "SELECT actor, touched_at FROM rowclaim.draft WHERE id = $1 AND journal_id = $2",
-        &[Arg::i64(draft.0), Arg::i32(draft.1)],
-        Sees::Latest,
-        |row| (row.text(1).unwrap_or_default(), row.timestamp(2).unwrap_or_default()),
-    )
+    let found = find_header(&headers(), draft)?;
+    Some((found.text(2).unwrap_or_default(), found.i64(TOUCHED_AT).unwrap_or_default()))
 }
 
 /// What the stamp of a row of `table` means to the actor `me`.
@@ -209,20 +223,19 @@ pub fn touch(draft: DraftKey) -> Touch {
     if let Some(touch) = with(|tx| tx.touched.get(&draft).map(|t| t.0)) {
         return touch;
     }
-    let locked = spi::run(
-        "SELECT 1 FROM rowclaim.draft WHERE id = $1 AND journal_id = $2 FOR UPDATE SKIP LOCKED",
-        &[Arg::i64(draft.0), Arg::i32(draft.1)],
-    );
-    let touch = if locked > 0 {
-        spi::run(
-            "UPDATE rowclaim.draft SET touched_at = clock_timestamp() WHERE id = $1 AND journal_id = $2",
-            &[Arg::i64(draft.0), Arg::i32(draft.1)],
-        );
-        Touch::Keep
-    } else if header(draft).is_some() {
-        Touch::Move
-    } else {
-        Touch::Closed
+    let store = headers();
+    let touch = loop {
+        let Some(found) = find_header(&store, draft) else { break Touch::Closed };
+        match store.try_lock(&found) {
+            Locked::Done => {
+                let mut row = found.row();
+                row[TOUCHED_AT] = Some(pg_sys::Datum::from(xact::clock()));
+                store.update(&found, &row);
+                break Touch::Keep;
+            }
+            Locked::Taken => break Touch::Move,
+            Locked::Changed => {}
+        }
     };
     let sub = xact::current_sub();
     with(|tx| tx.touched.insert(draft, (touch, sub)));
@@ -385,6 +398,16 @@ pub fn take_notices() -> Vec<String> {
         return Vec::new();
     }
     with(|tx| std::mem::take(&mut tx.notices)).into_iter().map(|(payload, _)| payload).collect()
+}
+
+/// Notes that the guard left something to do, or to check, for updated rows of a relation.
+pub fn watch(relid: pg_sys::Oid) {
+    with(|tx| tx.watched.insert(relid.to_u32()));
+}
+
+/// Has the guard seen nothing but changes of dirty rows in this transaction, as they were written?
+pub fn is_quiet(relid: pg_sys::Oid) -> bool {
+    with(|tx| !tx.watched.contains(&relid.to_u32()))
 }
 
 /// Notes that the guard let an UPDATE change the key of a partition's row; the row may be about

@@ -1,15 +1,23 @@
 //! Dirty rows as `rowclaim.draft_row` keeps them.
 
-use crate::pg::store::{Found, Store};
+use crate::pg::store::{Found, Index, Key, Layout, Store};
 use crate::pg::value::text_datum;
 use pgrx::pg_sys;
 
-/// The attribute number of `rowclaim.draft_row.gives`.
-const GIVES: i16 = 9;
+static DRAFT_ROW: Layout = Layout {
+    table: c"draft_row",
+    indexes: &[
+        Index { name: c"draft_row_key", columns: &[0, 1], unique: true },
+        Index { name: c"draft_row_base_key", columns: &[0, 7], unique: true },
+        Index { name: c"draft_row_draft", columns: &[2], unique: false },
+        Index { name: c"draft_row_gives", columns: &[0, 8], unique: false },
+    ],
+    special: 0,
+};
 
 /// The draft entries of rows: `rowclaim.draft_row`.
 pub fn entries() -> Store {
-    Store::open(c"draft_row", c"draft_row_key")
+    Store::open(&DRAFT_ROW)
 }
 
 /// An entry of `rowclaim.draft_row`.
@@ -26,15 +34,14 @@ pub struct Entry {
     pub gives: bool,
 }
 
-/// The same table by the key rows had when their draft began.
-pub fn entries_by_base_key() -> Store {
-    Store::open(c"draft_row", c"draft_row_base_key")
+/// The entry of a row by the key it had when its draft began.
+pub fn by_base_key(store: &Store, root: pg_sys::Oid, key: &str) -> Option<Found> {
+    store.find_by(1, &[Key::Oid(root), Key::Text(key)])
 }
 
 /// Visits the keys and entries of rows whose drafts may have given something up, until `visit` says false.
 pub fn gave(root: pg_sys::Oid, mut visit: impl FnMut(&str, &Entry) -> bool) {
-    Store::open(c"draft_row", c"draft_row_gives")
-        .each(root, GIVES, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
+    entries().each_flagged(3, root, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
 }
 
 impl Entry {

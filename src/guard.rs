@@ -79,6 +79,11 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     let me = actor::current();
     let held = Ownership::of(&table, old);
     let changed = changes(&table, old, new);
+    // A generated key column has its new value only once the row is written.
+    let key_known = !changed.key && table.key.iter().all(|&index| table.column(index).is_some());
+    if !key_known || !call.is_last_before_update() {
+        draft::watch(table.relid);
+    }
     let mut stamp = draft::status(&table, held.draft, &me);
 
     let given = version_of(&table, new);
@@ -136,14 +141,14 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     let Some(next) = next else {
         return Err(Error::StaleRowVersion { row: row_name(), given, current: held.version });
     };
+    if held.draft != Some(id) {
+        draft::watch(table.relid);
+    }
     if given == Some(next) && held.draft == Some(id) {
         return Ok(call.proceed());
     }
-    Ok(call.proceed_with(
-        &mut [table.version_column as i32 + 1, table.draft_column as i32 + 1],
-        &mut [version_datum(&table, next)?, pg_sys::Datum::from(id)],
-        &mut [false, false],
-    ))
+    let set = [(table.version_column, version_datum(&table, next)?), (table.draft_column, pg_sys::Datum::from(id))];
+    Ok(call.proceed_with(&table.storage, set))
 }
 
 fn delete(call: &Call) -> Result<pg_sys::Datum> {

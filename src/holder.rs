@@ -6,7 +6,7 @@ use crate::ownership::Ownership;
 use crate::pg::memory::Scratch;
 use crate::pg::owner::user;
 use crate::pg::spi::{self, Arg, Row, Sees};
-use crate::pg::store::Store;
+use crate::pg::store::{Index, Layout, Store};
 use crate::pg::value::text_datum;
 use crate::pg::xact;
 use crate::table::Table;
@@ -27,9 +27,18 @@ impl Claim {
     }
 }
 
+static CLAIM: Layout = Layout {
+    table: c"claim",
+    indexes: &[
+        Index { name: c"claim_pkey", columns: &[0, 1], unique: true },
+        Index { name: c"claim_owner", columns: &[2], unique: false },
+    ],
+    special: 0,
+};
+
 /// The table of claims.
 pub fn store() -> Store {
-    Store::open(c"claim", c"claim_pkey")
+    Store::open(&CLAIM)
 }
 
 /// Writes a new claim. Its reason is for people.

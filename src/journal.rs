@@ -10,6 +10,7 @@ use crate::pg::trigger::Values;
 use crate::pg::value::{bytes, text};
 use crate::pg::worker;
 use crate::pg::xact::{self, SubId};
+use crate::records::{self, Config, Record};
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
@@ -109,18 +110,7 @@ impl Journal {
     /// entries (they may have been restored from a dump).
     pub fn find(name: &str) -> Result<Journal> {
         crate::table::remember_home();
-        let found = spi::first(
-            "SELECT id, require_current, pg_catalog.to_regclass('rowclaim.journal_' || id || '_seq')::oid,
-                    EXISTS (SELECT FROM rowclaim.replay_state r WHERE r.journal = name)
-             FROM rowclaim.journal_config WHERE name = $1",
-            &[Arg::str(name)],
-            Sees::Latest,
-            |row| {
-                let replayed = row.get::<bool>(4).unwrap_or_default();
-                (row.get::<i32>(1).unwrap_or_default(), row.get::<bool>(2).unwrap_or_default(), row.oid(3), replayed)
-            },
-        );
-        let Some((id, require_current, sequence, replayed)) = found else {
+        let Some(Config { id, require_current, replayed, sequence }) = records::config(name) else {
             return Err(Error::InvalidParameter {
                 parameter: "journal",
                 problem: format!("there is no journal {name}"),
@@ -130,7 +120,7 @@ impl Journal {
         if replayed {
             return Ok(journal(pg_sys::InvalidOid));
         }
-        if let (Some(sequence), true) = (sequence, SEEN.with(|seen| seen.borrow().contains_key(&id))) {
+        if sequence != pg_sys::InvalidOid && SEEN.with(|seen| seen.borrow().contains_key(&id)) {
             return Ok(journal(sequence));
         }
         let sequence = Lock::Draw { journal: id }.hold(|| {
@@ -249,40 +239,32 @@ impl Journal {
     }
 
     fn write_part(&self, seq: i64, part: i32, parts: i32, head: &Head, changes: &str, previous: &[u8]) -> Vec<u8> {
-        let committed_at = xact::clock();
-        let xid = xact::xid();
-        let header = entry_header((
-            &self.name,
+        let record = Record {
+            journal: &self.name,
             seq,
             part,
             parts,
-            head.kind,
-            head.actor,
-            head.base,
-            Some(&xid.to_string()),
-            head.message.as_deref(),
-            Some(committed_at),
+            kind: head.kind,
+            actor: head.actor,
+            base: head.base,
+            xid: xact::xid(),
+            message: head.message.as_deref(),
+            committed_at: xact::clock(),
+        };
+        let header = entry_header((
+            record.journal,
+            seq,
+            part,
+            parts,
+            record.kind,
+            record.actor,
+            record.base,
+            Some(&record.xid.to_string()),
+            record.message,
+            Some(record.committed_at),
         ));
         let hash = entry_hash(&header, changes, previous);
-        spi::run(
-            "INSERT INTO rowclaim.journal
-                    (journal, seq, part, parts, kind, actor, base, xid, message, committed_at, changes, hash)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::xid8, $9, $10, $11, $12)",
-            &[
-                Arg::str(&self.name),
-                Arg::i64(seq),
-                Arg::i32(part),
-                Arg::i32(parts),
-                Arg::str(head.kind),
-                Arg::str(head.actor),
-                Arg::i64(head.base),
-                Arg::text(xid.to_string()),
-                Arg::text(head.message.clone()),
-                Arg::timestamp(Some(committed_at)),
-                Arg::json(changes),
-                Arg::bytes(&hash),
-            ],
-        );
+        record.insert(changes, &hash);
         hash
     }
 
@@ -300,25 +282,25 @@ impl Journal {
         let mut expected = seen.prefix + 1;
         let mut missing = Vec::new();
         let mut prefix = expected - 1;
-        spi::query(
-            "SELECT seq FROM rowclaim.journal WHERE journal = $1 AND seq >= $2 AND seq < $3 AND part = 1 ORDER BY seq",
-            &[Arg::str(&self.name), Arg::i64(expected), Arg::i64(before)],
-            Sees::Latest,
-            |row| {
-                let seq = row.i64(1).unwrap_or_default();
-                missing.extend(expected..seq);
-                if prefix == seq - 1 {
-                    prefix = seq;
-                }
-                expected = seq + 1;
-            },
-        );
+        records::each_number(&self.name, expected, before, |seq| {
+            missing.extend(expected..seq);
+            if prefix == seq - 1 {
+                prefix = seq;
+            }
+            expected = seq + 1;
+        });
         missing.extend(expected..before);
         if !missing.is_empty() {
             // What was pruned meanwhile is not missing. Read after the entries, it covers them.
             let pruned = pruned(&self.name);
             missing.retain(|&seq| seq > pruned);
             prefix = prefix.max(pruned);
+        }
+        // What this transaction appends just after the prefix is part of it: a rollback forgets all this.
+        if prefix == before - 1
+            && DRAWN.with(|drawn| drawn.borrow().iter().any(|n| (n.journal, n.seq) == (self.id, before)))
+        {
+            prefix = before;
         }
         SEEN.with(|all| all.borrow_mut().insert(self.id, Seen { prefix, ..seen }));
         let mut written = 0;
@@ -347,6 +329,7 @@ impl Journal {
             Sees::Latest,
             |row| row.i64(1),
         );
+        // What was there and has been pruned since is not missing.
         if !self.replayed && last.flatten() > Some(seq) && !self.has(seq) && seq > pruned(&self.name) {
             let head = Head { kind: "void", actor: "", base: None, message: None };
             self.write(seq, &head, &mut Spool::default(), None);
@@ -377,10 +360,7 @@ impl Journal {
     }
 
     fn has(&self, seq: i64) -> bool {
-        spi::run(
-            "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq = $2 AND part = 1",
-            &[Arg::str(&self.name), Arg::i64(seq)],
-        ) > 0
+        records::has(&self.name, seq)
     }
 
     /// The last number under a seal, or the last one pruned: everything below is contiguous.

@@ -1,23 +1,30 @@
 //! Announcements on the channel `rowclaim`, sent when the transaction commits.
 
 use crate::draft;
-use crate::pg::spi::{self, Arg};
+use crate::image::push_json_string;
+use crate::pg::ffi;
 use crate::settings::{self, Notify};
 use crate::table::Table;
 use serde_json::json;
+use std::fmt::Write;
 
 /// NOTIFY payloads are shorter than this.
 const PAYLOAD_MAX: usize = 7_999;
 
 /// Sends a payload with the transaction that is about to commit.
 pub fn send(payload: &str) {
-    spi::run("SELECT pg_catalog.pg_notify('rowclaim', $1)", &[Arg::str(payload)]);
+    ffi::notify(c"rowclaim", payload);
 }
 
 /// A changeset was appended.
 pub fn commit(journal: &str, seq: i64, actor: &str) {
     if settings::notify() != Notify::Off {
-        draft::announce(json!({"event": "commit", "journal": journal, "seq": seq, "actor": actor}).to_string());
+        let mut payload = String::from("{\"event\":\"commit\",\"journal\":");
+        push_json_string(&mut payload, journal);
+        let _ = write!(payload, ",\"seq\":{seq},\"actor\":");
+        push_json_string(&mut payload, actor);
+        payload.push('}');
+        draft::announce(payload);
     }
 }
 

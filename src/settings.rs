@@ -68,8 +68,14 @@ unsafe extern "C-unwind" fn check_actor(
     fine
 }
 
+/// Runs just before the value changes, also back at the end of a transaction: it may only forget.
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_actor(_value: *const core::ffi::c_char, _extra: *mut core::ffi::c_void) {
+    crate::actor::forget();
+}
+
 pub fn register() {
-    // SAFETY: the check hook is guarded and static.
+    // SAFETY: the hooks are guarded and static.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             c"rowclaim.actor",
@@ -79,7 +85,7 @@ pub fn register() {
             GucContext::Suset,
             GucFlags::default(),
             Some(check_actor),
-            None,
+            Some(assign_actor),
             None,
         );
     }

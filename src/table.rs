@@ -3,11 +3,13 @@
 
 use crate::constraint::{self, Constraint};
 use crate::error::{Error, Result, RowName};
+use crate::hash::ByNumber;
 use crate::pg::ffi::{attribute, partition_ancestors};
 use crate::pg::fixed::FixedOutput;
 use crate::pg::layout;
 use crate::pg::shape::{self, Input, Shape};
 use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::store;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -60,7 +62,7 @@ thread_local! {
     static HOME: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static FORGET: Cell<Option<fn()>> = const { Cell::new(None) };
     // None: looked up and not enabled.
-    static CACHE: RefCell<HashMap<u32, Option<Rc<Table>>>> = RefCell::new(HashMap::new());
+    static CACHE: RefCell<HashMap<u32, Option<Rc<Table>>, ByNumber>> = RefCell::default();
     static NAMES: RefCell<BTreeMap<u32, String>> = const { RefCell::new(BTreeMap::new()) };
     // How often names were forgotten: one that was looked up across that may be old.
     static NAMES_FORGOTTEN: Cell<u64> = const { Cell::new(0) };
@@ -80,6 +82,7 @@ unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid)
         }
     });
     forget_name(relid);
+    store::forget(relid);
     if relid == pg_sys::InvalidOid || relid == HOME.with(Cell::get) {
         // The extension may have been dropped and created anew: ids start again.
         if let Some(forget) = FORGET.with(Cell::get) {

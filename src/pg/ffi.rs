@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::ffi::{CStr, CString};
 
 mod raw {
     use pgrx::pg_sys;
@@ -9,6 +10,9 @@ mod raw {
     extern "C-unwind" {
         pub fn GetUserIdAndSecContext(user: *mut pg_sys::Oid, context: *mut core::ffi::c_int);
         pub fn SetUserIdAndSecContext(user: pg_sys::Oid, context: core::ffi::c_int);
+        pub fn GetSessionUserId() -> pg_sys::Oid;
+        pub fn IsLogicalWorker() -> bool;
+        pub fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
         pub fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
         pub fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
         pub fn ExecSetupPartitionTupleRouting(
@@ -47,10 +51,29 @@ pub unsafe fn set_identity((user, context): (pg_sys::Oid, i32)) {
     raw::SetUserIdAndSecContext(user, context);
 }
 
+/// The role that logged in, or that of SET SESSION AUTHORIZATION.
+pub fn session_user() -> pg_sys::Oid {
+    // SAFETY: returns a variable; never raises an error, so it needs no boundary.
+    unsafe { raw::GetSessionUserId() }
+}
+
+/// Is this process an apply worker of logical replication?
+pub fn in_apply_worker() -> bool {
+    // SAFETY: as above.
+    unsafe { raw::IsLogicalWorker() }
+}
+
 /// Draws the next value of a sequence without a privilege check.
 pub fn nextval(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: the function takes plain values and raises errors the boundary turns into panics.
     unsafe { pg_guard_ffi_boundary(|| raw::nextval_internal(sequence, false)) }
+}
+
+/// Sends a payload with the commit of this transaction.
+pub fn notify(channel: &CStr, payload: &str) {
+    let payload = CString::new(payload).unwrap_or_default();
+    // SAFETY: the function copies both strings and raises errors the boundary turns into panics.
+    unsafe { pg_guard_ffi_boundary(|| raw::Async_Notify(channel.as_ptr(), payload.as_ptr())) }
 }
 
 /// Is this process a parallel apply worker?

@@ -75,7 +75,7 @@ pub fn scan_places(relation: pg_sys::Relation, mut visit: impl FnMut(pg_sys::Ite
 }
 
 /// What a visit allocates is freed after it.
-fn scan(relation: pg_sys::Relation, moment: &Moment, mut visit: impl FnMut(pg_sys::HeapTuple) -> bool) {
+pub fn scan(relation: pg_sys::Relation, moment: &Moment, mut visit: impl FnMut(pg_sys::HeapTuple) -> bool) {
     // SAFETY: the snapshot is registered as long as the moment lives.
     unsafe {
         let invalid = pg_sys::InvalidOid;

@@ -110,7 +110,13 @@ impl Shape {
         let (mut matters, mut generated) = (false, Vec::new());
         for index in 0..natts {
             let att = attribute(desc, index as i32);
-            storage.push(Storage { by_value: (*att).attbyval, len: (*att).attlen });
+            let align = match (*att).attalign as u8 {
+                pg_sys::TYPALIGN_CHAR => 1,
+                pg_sys::TYPALIGN_SHORT => 2,
+                pg_sys::TYPALIGN_INT => 4,
+                _ => 8,
+            };
+            storage.push(Storage { by_value: (*att).attbyval, len: (*att).attlen, align });
             if !(*att).attisdropped && (*att).attgenerated != 0 {
                 generated.push(name_of(att));
             }

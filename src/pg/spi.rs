@@ -37,13 +37,6 @@ impl Arg {
     pub fn texts(value: &[String]) -> Arg {
         Arg(pg_sys::TEXTARRAYOID, value.to_vec().into_datum())
     }
-    /// JSON text that is known to be well-formed.
-    pub fn json(text: &str) -> Arg {
-        Arg(pg_sys::JSONOID, Some(super::value::text_datum(text)))
-    }
-    pub fn bytes(value: &[u8]) -> Arg {
-        Arg(pg_sys::BYTEAOID, value.into_datum())
-    }
     pub fn timestamp(value: Option<i64>) -> Arg {
         Arg(pg_sys::TIMESTAMPTZOID, value.and_then(IntoDatum::into_datum))
     }
@@ -129,23 +122,24 @@ impl Drop for Connection {
     }
 }
 
-fn prepare(sql: &str, args: &[Arg]) -> pg_sys::SPIPlanPtr {
+fn prepare(sql: &str, args: &[Arg], options: u32) -> pg_sys::SPIPlanPtr {
     let mut types: Vec<pg_sys::Oid> = args.iter().map(|arg| arg.0).collect();
     let text = CString::new(sql).unwrap_or_default();
     // SAFETY: connected to SPI; the arrays outlive the call.
-    let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr()) };
+    let plan =
+        unsafe { pg_sys::SPI_prepare_cursor(text.as_ptr(), types.len() as i32, types.as_mut_ptr(), options as i32) };
     if plan.is_null() {
         pgrx::error!("could not prepare internal statement: {sql}");
     }
     plan
 }
 
-fn saved(sql: &'static str, args: &[Arg]) -> pg_sys::SPIPlanPtr {
+fn saved(sql: &'static str, args: &[Arg], options: u32) -> pg_sys::SPIPlanPtr {
     let at = (sql.as_ptr() as usize, sql.len());
     if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&at).copied()) {
         return plan as pg_sys::SPIPlanPtr;
     }
-    let plan = prepare(sql, args);
+    let plan = prepare(sql, args, options);
     // SAFETY: the plan was just prepared; keeping moves it out of this SPI connection.
     unsafe { pg_sys::SPI_keepplan(plan) };
     PLANS.with(|plans| plans.borrow_mut().insert(at, plan as usize));
@@ -203,7 +197,7 @@ fn execute_into_table(plan: pg_sys::SPIPlanPtr, args: &[Arg], sees: Sees) -> (*m
 pub fn query(sql: &'static str, args: &[Arg], sees: Sees, visit: impl FnMut(&Row)) -> u64 {
     let _owner = AsOwner::enter();
     let _spi = Connection::open();
-    execute(saved(sql, args), args, sees, visit)
+    execute(saved(sql, args, 0), args, sees, visit)
 }
 
 /// Runs a saved statement as the extension's owner; the number of rows processed.
@@ -225,13 +219,13 @@ pub fn first<T>(sql: &'static str, args: &[Arg], sees: Sees, mut map: impl FnMut
 /// Runs a statement made up for the occasion as whoever is `current_user`.
 pub fn run_as_is(sql: &str, args: &[Arg], visit: impl FnMut(&Row)) -> u64 {
     let _spi = Connection::open();
-    execute(prepare(sql, args), args, Sees::Transaction, visit)
+    execute(prepare(sql, args, 0), args, Sees::Transaction, visit)
 }
 
 /// Looks a row up as whoever is `current_user`, whatever privileges that role has.
 pub fn look_up(sql: &str, args: &[Arg], visit: impl FnMut(&Row)) -> u64 {
     let _spi = Connection::open();
-    let plan = prepare(sql, args);
+    let plan = prepare(sql, args, 0);
     waive_privileges(plan);
     execute(plan, args, Sees::Transaction, visit)
 }
@@ -267,7 +261,7 @@ impl Prepared {
     /// The values of `args` do not matter here, only their types.
     pub fn new(sql: &str, args: &[Arg]) -> Prepared {
         let _spi = Connection::open();
-        let plan = prepare(sql, args);
+        let plan = prepare(sql, args, 0);
         waive_privileges(plan);
         // SAFETY: the plan was just prepared; keeping moves it out of this SPI connection.
         unsafe { pg_sys::SPI_keepplan(plan) };
@@ -306,38 +300,28 @@ enum Source {
 impl Cursor {
     /// As [`Cursor::open`], over everything committed by now. A portal cannot see that where the whole
     /// transaction has one snapshot: there the rows are kept in memory.
-    pub fn latest(sql: &str, args: &[Arg]) -> Cursor {
+    pub fn latest(sql: &'static str, args: &[Arg]) -> Cursor {
         // SAFETY: a plain read of transaction state.
         if unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32 {
             return Cursor::open(sql, args);
         }
         let owner = AsOwner::enter();
         let spi = Connection::open();
-        let (table, _) = execute_into_table(prepare(sql, args), args, Sees::Latest);
+        let (table, _) = execute_into_table(saved(sql, args, 0), args, Sees::Latest);
         Cursor { source: Source::Table(table, 0), _spi: spi, _owner: owner }
     }
 
-    pub fn open(sql: &str, args: &[Arg]) -> Cursor {
+    /// A saved statement; its plan does not depend on the arguments, so that it is made once.
+    pub fn open(sql: &'static str, args: &[Arg]) -> Cursor {
         let owner = AsOwner::enter();
         let spi = Connection::open();
-        let mut types: Vec<pg_sys::Oid> = args.iter().map(|a| a.0).collect();
+        let plan = saved(sql, args, pg_sys::CURSOR_OPT_GENERIC_PLAN);
         let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.1.unwrap_or(pg_sys::Datum::from(0))).collect();
         let nulls: Vec<core::ffi::c_char> =
             args.iter().map(|a| if a.1.is_some() { b' ' } else { b'n' } as core::ffi::c_char).collect();
-        let text = CString::new(sql).unwrap_or_default();
         // SAFETY: connected to SPI; the arrays outlive the call.
-        let portal = unsafe {
-            pg_sys::SPI_cursor_open_with_args(
-                std::ptr::null(),
-                text.as_ptr(),
-                args.len() as i32,
-                types.as_mut_ptr(),
-                values.as_mut_ptr(),
-                nulls.as_ptr(),
-                false,
-                0,
-            )
-        };
+        let portal =
+            unsafe { pg_sys::SPI_cursor_open(std::ptr::null(), plan, values.as_mut_ptr(), nulls.as_ptr(), false) };
         Cursor { source: Source::Portal(portal), _spi: spi, _owner: owner }
     }
 

@@ -1,18 +1,139 @@
-//! Direct writes to the extension's own tables, for the paths that run once per user row.
-//! No privileges are involved, so nothing has to be switched.
+//! Direct reads and writes of the extension's own tables, for the paths that run once per user row
+//! or transaction. No privileges are involved, so nothing has to be switched, and nothing is planned.
 
+use super::owner::AsTableOwner;
+use super::scan::scan;
+use super::trigger::Values;
 use super::value::text_datum;
 use super::xact::Moment;
 use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
+
+/// What is known about a table of the extension: it must be as `sql/schema.sql` makes it.
+pub struct Layout {
+    pub table: &'static CStr,
+    /// Those that every row may enter.
+    pub indexes: &'static [Index],
+    /// How many more there are, for rows that [`Store::insert_everywhere`] writes.
+    pub special: usize,
+}
+
+pub struct Index {
+    pub name: &'static CStr,
+    /// The attribute indexes (0-based) it is on.
+    pub columns: &'static [usize],
+    pub unique: bool,
+}
+
+impl Index {
+    /// # Safety
+    /// The index, if there is one, belongs to a table that is locked.
+    unsafe fn is_as_made(&self, oid: pg_sys::Oid) -> bool {
+        if oid == pg_sys::InvalidOid {
+            return false;
+        }
+        let relation = pg_sys::index_open(oid, pg_sys::AccessShareLock as i32);
+        let form = (*relation).rd_index;
+        let columns = (*form).indkey.values.as_slice((*form).indnatts as usize);
+        let fits = (*form).indisunique == self.unique
+            && columns.iter().map(|&number| number as usize).eq(self.columns.iter().map(|&column| column + 1))
+            && pg_sys::RelationGetIndexPredicate(relation).is_null();
+        pg_sys::index_close(relation, pg_sys::NoLock as i32);
+        fits
+    }
+}
+
+/// The most indexes a table has, and the most columns an index.
+const INDEXES: usize = 4;
+const COLUMNS: usize = 3;
+
+/// A condition on one column of an index.
+#[derive(Clone, Copy)]
+pub enum Key<'a> {
+    Oid(pg_sys::Oid),
+    Text(&'a str),
+    I32(i32),
+    I64(i64),
+    AtLeast(i64),
+    Below(i64),
+    True,
+}
+
+impl Key<'_> {
+    /// B-tree strategy, function and argument.
+    fn parts(&self) -> (u32, u32, pg_sys::Datum) {
+        let equal = pg_sys::BTEqualStrategyNumber;
+        match *self {
+            Key::Oid(oid) => (equal, pg_sys::F_OIDEQ, pg_sys::Datum::from(oid.to_u32())),
+            Key::Text(text) => (equal, pg_sys::F_TEXTEQ, text_datum(text)),
+            Key::I32(n) => (equal, pg_sys::F_INT4EQ, pg_sys::Datum::from(n)),
+            Key::I64(n) => (equal, pg_sys::F_INT8EQ, pg_sys::Datum::from(n)),
+            Key::True => (equal, pg_sys::F_BOOLEQ, pg_sys::Datum::from(true)),
+            Key::AtLeast(n) => (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, pg_sys::Datum::from(n)),
+            Key::Below(n) => (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, pg_sys::Datum::from(n)),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Oids {
+    table: pg_sys::Oid,
+    indexes: [pg_sys::Oid; INDEXES],
+    /// The table has exactly the indexes that it should have: nobody added or changed one.
+    as_made: bool,
+}
+
+thread_local! {
+    // By the address of the layout or of a sequence's name.
+    static KNOWN: RefCell<Vec<(usize, Oids)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Forgets OIDs that may have changed; called from a cache callback, which may only forget.
+pub fn forget(relid: pg_sys::Oid) {
+    KNOWN.with(|known| {
+        if let Ok(mut known) = known.try_borrow_mut() {
+            if relid == pg_sys::InvalidOid || known.iter().any(|(_, oids)| oids.table == relid) {
+                known.clear();
+            }
+        }
+    });
+}
+
+fn known(address: usize) -> Option<Oids> {
+    KNOWN.with(|known| known.borrow().iter().find(|k| k.0 == address).map(|k| k.1))
+}
+
+/// The OID of a sequence of the extension.
+pub fn sequence(name: &'static CStr) -> pg_sys::Oid {
+    let address = name.as_ptr() as usize;
+    known(address).map_or_else(
+        || {
+            let table = named(name);
+            let oids = Oids { table, indexes: [pg_sys::InvalidOid; INDEXES], as_made: true };
+            KNOWN.with(|known| known.borrow_mut().push((address, oids)));
+            table
+        },
+        |oids| oids.table,
+    )
+}
+
+/// The OID of a relation of the extension.
+pub fn named(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: look-ups by name.
+    unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false)) }
+}
 
 /// One of the extension's tables, open for the length of a call.
 pub struct Store {
+    layout: &'static Layout,
+    oids: Oids,
     relation: pg_sys::Relation,
-    index: pg_sys::Oid,
+    /// Opened when they are needed.
+    indexes: [Cell<pg_sys::Relation>; INDEXES],
 }
 
-/// A row found by (relid, key), with its attributes.
+/// A row that was found, with its attributes.
 pub struct Found {
     pub tid: pg_sys::ItemPointerData,
     values: Vec<Option<pg_sys::Datum>>,
@@ -37,6 +158,11 @@ impl Found {
     pub fn char(&self, index: usize) -> Option<u8> {
         self.get(index).map(|d| d.value() as u8)
     }
+
+    /// All attributes, to be written again with some replaced.
+    pub fn row(&self) -> Vec<Option<pg_sys::Datum>> {
+        self.values.clone()
+    }
 }
 
 impl Drop for Found {
@@ -48,96 +174,154 @@ impl Drop for Found {
     }
 }
 
+/// What came of locking a found row without waiting.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Locked {
+    Done,
+    /// Another transaction has it.
+    Taken,
+    /// It was changed or deleted since: look again.
+    Changed,
+}
+
 impl Store {
-    /// Opens `rowclaim.<table>`; `index` is its unique index on (relid, key).
-    pub fn open(table: &CStr, index: &CStr) -> Store {
-        // SAFETY: look-ups by name; the relation is closed in Drop, its lock kept to commit.
-        unsafe {
-            let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
-            let relid = pg_sys::get_relname_relid(table.as_ptr(), schema);
-            let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
-            Store { relation: pg_sys::table_open(relid, pg_sys::RowExclusiveLock as i32), index }
+    /// Opens a table; its lock (ROW EXCLUSIVE) is kept to the end of the transaction.
+    pub fn open(layout: &'static Layout) -> Store {
+        let address = std::ptr::from_ref(layout) as usize;
+        let lock = pg_sys::RowExclusiveLock as i32;
+        let indexes = [const { Cell::new(std::ptr::null_mut()) }; INDEXES];
+        if let Some(oids) = known(address) {
+            // SAFETY: the relation is closed in Drop.
+            return Store { layout, oids, relation: unsafe { pg_sys::table_open(oids.table, lock) }, indexes };
         }
+        let mut oids = Oids { table: named(layout.table), indexes: [pg_sys::InvalidOid; INDEXES], as_made: false };
+        for (oid, index) in oids.indexes.iter_mut().zip(layout.indexes) {
+            *oid = named(index.name);
+        }
+        // SAFETY: as above; the list is a copy.
+        let relation = unsafe {
+            let relation = pg_sys::table_open(oids.table, lock);
+            let list = pg_sys::RelationGetIndexList(relation);
+            let count = if list.is_null() { 0 } else { (*list).length as usize };
+            oids.as_made = count == layout.indexes.len() + layout.special
+                && layout.indexes.iter().zip(oids.indexes).all(|(index, oid)| index.is_as_made(oid));
+            pg_sys::list_free(list);
+            relation
+        };
+        KNOWN.with(|known| known.borrow_mut().push((address, oids)));
+        Store { layout, oids, relation, indexes }
     }
 
-    /// Finds the entry of a row in what is committed by now plus this transaction's own writes.
+    fn index(&self, number: usize) -> pg_sys::Relation {
+        let slot = &self.indexes[number];
+        if slot.get().is_null() {
+            // SAFETY: closed in Drop.
+            slot.set(unsafe { pg_sys::index_open(self.oids.indexes[number], pg_sys::RowExclusiveLock as i32) });
+        }
+        slot.get()
+    }
+
+    /// Finds the entry of a user's row, by (relid, key), in what is committed by now plus this
+    /// transaction's own writes.
     pub fn find(&self, relid: pg_sys::Oid, key: &str) -> Option<Found> {
-        self.find_by(relid, key, 1)
+        self.find_by(0, &[Key::Oid(relid), Key::Text(key)])
     }
 
-    /// As [`Store::find`] by an index on relid and attribute `column` (0-based).
-    pub fn find_by(&self, relid: pg_sys::Oid, key: &str, column: i16) -> Option<Found> {
-        let now = Moment::now();
-        // SAFETY: the snapshot is this call's own copy. This command's own entries count too.
-        unsafe { (*now.snapshot()).curcid = pg_sys::CommandId::MAX - 1 };
-        self.look_up(relid, key, column, &now)
+    /// As [`Store::find`] by the first columns of another index.
+    pub fn find_by(&self, index: usize, keys: &[Key]) -> Option<Found> {
+        self.first(index, keys, &Moment::with_own_writes())
     }
 
     /// As [`Store::find`], in what was committed at a moment.
     pub fn find_at(&self, relid: pg_sys::Oid, key: &str, moment: &Moment) -> Option<Found> {
-        self.look_up(relid, key, 1, moment)
+        self.first(0, &[Key::Oid(relid), Key::Text(key)], moment)
     }
 
-    fn look_up(&self, relid: pg_sys::Oid, key: &str, column: i16, moment: &Moment) -> Option<Found> {
-        // SAFETY: the scan keys match the index (relid oid, key text); the tuple is copied before
-        // the scan ends.
-        unsafe {
-            let text = text_datum(key);
-            let mut keys = [pg_sys::ScanKeyData::default(); 2];
-            pg_sys::ScanKeyInit(
-                &mut keys[0],
-                1,
-                pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::Oid::from(pg_sys::F_OIDEQ),
-                pg_sys::Datum::from(relid.to_u32()),
-            );
-            pg_sys::ScanKeyInit(
-                &mut keys[1],
-                column + 1,
-                pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::Oid::from(pg_sys::F_TEXTEQ),
-                text,
-            );
-            let scan =
-                pg_sys::systable_beginscan(self.relation, self.index, true, moment.snapshot(), 2, keys.as_mut_ptr());
-            let tuple = pg_sys::systable_getnext(scan);
-            let found = (!tuple.is_null()).then(|| self.copy(tuple));
-            pg_sys::systable_endscan(scan);
-            pg_sys::pfree(text.cast_mut_ptr());
-            found
+    /// Visits the rows of one user's table in an index on relid and a flag that have the flag set, until
+    /// `visit` says false; all of them, if the installed schema is older than the index.
+    pub fn each_flagged(&self, index: usize, relid: pg_sys::Oid, mut visit: impl FnMut(Found) -> bool) {
+        let moment = Moment::with_own_writes();
+        // SAFETY: the tuple is valid while it is visited.
+        let copy = |tuple| unsafe { self.copy(tuple) };
+        if self.oids.indexes[index] != pg_sys::InvalidOid {
+            return self.scan(index, &[Key::Oid(relid), Key::True], &moment, |tuple| visit(copy(tuple)));
         }
+        scan(self.relation, &moment, |tuple| {
+            let found = copy(tuple);
+            found.get(0) != Some(pg_sys::Datum::from(relid.to_u32())) || visit(found)
+        });
     }
 
-    /// Visits the rows of a relation that have a flag (by attribute number) set, by an index on relid and the flag,
-    /// until `visit` says false. All of them, if the installed schema is older than the index.
-    pub fn each(&self, relid: pg_sys::Oid, flag: i16, mut visit: impl FnMut(Found) -> bool) {
-        let now = Moment::now();
-        // SAFETY: as in look_up().
+    fn first(&self, index: usize, keys: &[Key], moment: &Moment) -> Option<Found> {
+        let mut found = None;
+        self.scan(index, keys, moment, |tuple| {
+            // SAFETY: the tuple is valid while it is visited.
+            found = Some(unsafe { self.copy(tuple) });
+            false
+        });
+        found
+    }
+
+    /// Visits the attributes of all rows with these keys, in the order of the index, until `visit`
+    /// says false.
+    pub fn each(&self, index: usize, keys: &[Key], moment: &Moment, mut visit: impl FnMut(Values) -> bool) {
+        // SAFETY: the relation is open.
+        let desc = unsafe { (*self.relation).rd_att };
+        // SAFETY: as above.
+        let natts = unsafe { (*desc).natts } as usize;
+        let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0); natts], vec![false; natts]);
+        self.scan(index, keys, moment, |tuple| {
+            // SAFETY: the arrays have one entry per attribute; the tuple is valid while it is visited.
+            unsafe { pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr()) };
+            visit(Values::of_arrays(&values, &nulls))
+        });
+    }
+
+    /// `keys` are for the columns of the index in order; conditions on one column may follow each other.
+    fn scan(&self, index: usize, keys: &[Key], moment: &Moment, mut visit: impl FnMut(pg_sys::HeapTuple) -> bool) {
+        let columns = self.layout.indexes[index].columns;
+        let index = self.index(index);
+        let mut scan_keys = [pg_sys::ScanKeyData::default(); COLUMNS + 1];
+        // SAFETY: the conditions have the types of the index's columns; the relations stay open and
+        // the snapshot registered during the scan.
         unsafe {
-            (*now.snapshot()).curcid = pg_sys::CommandId::MAX - 1;
-            let mut keys = [pg_sys::ScanKeyData::default(); 2];
-            let equal = pg_sys::BTEqualStrategyNumber as u16;
-            let (is_relid, is_set) = (pg_sys::Oid::from(pg_sys::F_OIDEQ), pg_sys::Oid::from(pg_sys::F_BOOLEQ));
-            pg_sys::ScanKeyInit(&mut keys[0], 1, equal, is_relid, pg_sys::Datum::from(relid.to_u32()));
-            pg_sys::ScanKeyInit(&mut keys[1], flag, equal, is_set, pg_sys::Datum::from(true));
-            let indexed = self.index != pg_sys::InvalidOid;
-            let count = if indexed { 2 } else { 1 };
-            let scan = pg_sys::systable_beginscan(
+            let mut place = 0;
+            for (i, key) in keys.iter().enumerate() {
+                if i > 0 && !(matches!(key, Key::Below(_)) && matches!(keys[i - 1], Key::AtLeast(_))) {
+                    place += 1;
+                }
+                let (strategy, function, argument) = key.parts();
+                pg_sys::ScanKeyEntryInitialize(
+                    &mut scan_keys[i],
+                    0,
+                    columns[place] as i16 + 1,
+                    strategy as u16,
+                    *(*index).rd_opcintype.add(place),
+                    *(*index).rd_indcollation.add(place),
+                    pg_sys::Oid::from(function),
+                    argument,
+                );
+            }
+            let scan = pg_sys::systable_beginscan_ordered(
                 self.relation,
-                self.index,
-                indexed,
-                now.snapshot(),
-                count,
-                keys.as_mut_ptr(),
+                index,
+                moment.snapshot(),
+                keys.len() as i32,
+                scan_keys.as_mut_ptr(),
             );
             loop {
                 pgrx::check_for_interrupts!();
-                let tuple = pg_sys::systable_getnext(scan);
-                if tuple.is_null() || !visit(self.copy(tuple)) {
+                let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
+                if tuple.is_null() || !visit(tuple) {
                     break;
                 }
             }
-            pg_sys::systable_endscan(scan);
+            pg_sys::systable_endscan_ordered(scan);
+            for (key, scan_key) in keys.iter().zip(&scan_keys) {
+                if let Key::Text(_) = key {
+                    pg_sys::pfree(scan_key.sk_argument.cast_mut_ptr());
+                }
+            }
         }
     }
 
@@ -160,10 +344,23 @@ impl Store {
 
     /// Appends a row.
     pub fn insert(&self, row: &[Option<pg_sys::Datum>]) {
+        self.insert_as(row, self.oids.as_made);
+    }
+
+    /// Appends a row that also belongs into special indexes.
+    pub fn insert_everywhere(&self, row: &[Option<pg_sys::Datum>]) {
+        self.insert_as(row, false);
+    }
+
+    fn insert_as(&self, row: &[Option<pg_sys::Datum>], known_indexes: bool) {
         // SAFETY: one value per attribute of the table, in order.
         unsafe {
             let tuple = self.form(row);
-            pg_sys::CatalogTupleInsert(self.relation, tuple);
+            pg_sys::simple_heap_insert(self.relation, tuple);
+            match known_indexes {
+                true => self.insert_into_known(row, &mut (*tuple).t_self),
+                false => self.insert_into_all(tuple),
+            }
             pg_sys::heap_freetuple(tuple);
         }
     }
@@ -175,7 +372,16 @@ impl Store {
             pg_sys::CommandCounterIncrement();
             let tuple = self.form(row);
             let mut tid = found.tid;
-            pg_sys::CatalogTupleUpdate(self.relation, &mut tid, tuple);
+            #[cfg(feature = "pg15")]
+            pg_sys::simple_heap_update(self.relation, &mut tid, tuple);
+            #[cfg(not(feature = "pg15"))]
+            pg_sys::simple_heap_update(self.relation, &mut tid, tuple, &mut pg_sys::TU_UpdateIndexes::TU_All);
+            let heap_only = (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0;
+            match heap_only {
+                true => {}
+                false if self.oids.as_made => self.insert_into_known(row, &mut (*tuple).t_self),
+                false => self.insert_into_all(tuple),
+            }
             pg_sys::heap_freetuple(tuple);
         }
     }
@@ -185,7 +391,7 @@ impl Store {
         unsafe {
             pg_sys::CommandCounterIncrement();
             let mut tid = found.tid;
-            pg_sys::CatalogTupleDelete(self.relation, &mut tid);
+            pg_sys::simple_heap_delete(self.relation, &mut tid);
         }
     }
 
@@ -206,6 +412,85 @@ impl Store {
         }
     }
 
+    /// Locks a found row against writers and lockers, to the end of the transaction; never waits.
+    pub fn try_lock(&self, found: &Found) -> Locked {
+        // SAFETY: the place is the found row's; the buffer is only pinned for the call.
+        let result = unsafe {
+            pg_sys::CommandCounterIncrement();
+            let mut tuple = pg_sys::HeapTupleData { t_self: found.tid, ..Default::default() };
+            let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+            let mut failure = pg_sys::TM_FailureData::default();
+            let result = pg_sys::heap_lock_tuple(
+                self.relation,
+                &mut tuple,
+                pg_sys::GetCurrentCommandId(false),
+                pg_sys::LockTupleMode::LockTupleExclusive,
+                pg_sys::LockWaitPolicy::LockWaitSkip,
+                false,
+                &mut buffer,
+                &mut failure,
+            );
+            pg_sys::ReleaseBuffer(buffer);
+            result
+        };
+        match result {
+            pg_sys::TM_Result::TM_Ok => Locked::Done,
+            pg_sys::TM_Result::TM_WouldBlock => Locked::Taken,
+            pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => Locked::Changed,
+            other => pgrx::error!("unexpected result {other} of a lock on {}", self.layout.table.to_string_lossy()),
+        }
+    }
+
+    unsafe fn insert_into_known(&self, row: &[Option<pg_sys::Datum>], tid: pg_sys::ItemPointer) {
+        for (number, index) in self.layout.indexes.iter().enumerate() {
+            let mut values = [pg_sys::Datum::from(0); COLUMNS];
+            let mut nulls = [false; COLUMNS];
+            for (place, column) in index.columns.iter().enumerate() {
+                match row[*column] {
+                    Some(value) => values[place] = value,
+                    None => nulls[place] = true,
+                }
+            }
+            let check = match index.unique {
+                true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
+                false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+            };
+            // B-trees do not look at it.
+            let mut info = pg_sys::IndexInfo { type_: pg_sys::NodeTag::T_IndexInfo, ..Default::default() };
+            pg_sys::index_insert(
+                self.index(number),
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                tid,
+                self.relation,
+                check,
+                false,
+                &mut info,
+            );
+        }
+    }
+
+    /// As the executor does it, whatever indexes there are.
+    unsafe fn insert_into_all(&self, tuple: pg_sys::HeapTuple) {
+        let _owner = AsTableOwner::restricted((*(*self.relation).rd_rel).relowner);
+        let estate = pg_sys::CreateExecutorState();
+        let info: *mut pg_sys::ResultRelInfo = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
+        (*info).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+        pg_sys::InitResultRelInfo(info, self.relation, 0, std::ptr::null_mut(), 0);
+        pg_sys::ExecOpenIndices(info, false);
+        let slot = pg_sys::MakeSingleTupleTableSlot((*self.relation).rd_att, &pg_sys::TTSOpsHeapTuple);
+        pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+        let none = std::ptr::null_mut();
+        #[cfg(feature = "pg15")]
+        let list = pg_sys::ExecInsertIndexTuples(info, slot, estate, false, false, none, none.cast());
+        #[cfg(not(feature = "pg15"))]
+        let list = pg_sys::ExecInsertIndexTuples(info, slot, estate, false, false, none, none.cast(), false);
+        pg_sys::list_free(list);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::ExecCloseIndices(info);
+        pg_sys::FreeExecutorState(estate);
+    }
+
     unsafe fn form(&self, row: &[Option<pg_sys::Datum>]) -> pg_sys::HeapTuple {
         let mut values: Vec<_> = row.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
         let mut nulls: Vec<_> = row.iter().map(Option::is_none).collect();
@@ -216,8 +501,13 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: opened in open(); the lock stays until the transaction ends.
-            unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as i32) };
+            // SAFETY: opened by this store; the locks stay until the transaction ends.
+            unsafe {
+                for index in self.indexes.iter().map(Cell::get).filter(|index| !index.is_null()) {
+                    pg_sys::index_close(index, pg_sys::NoLock as i32);
+                }
+                pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The call of a trigger function, without per-row allocation.
 
+use super::value::Storage;
 use pgrx::pg_sys;
+use pgrx::varlena::varsize_any;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Event {
@@ -92,6 +94,22 @@ impl Call {
         event & pg_sys::TRIGGER_EVENT_ROW != 0 && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == 0
     }
 
+    /// Is this the last BEFORE UPDATE row trigger, so that the row is written as it leaves it?
+    pub fn is_last_before_update(&self) -> bool {
+        const KIND: u32 = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_UPDATE;
+        // SAFETY: the relation is open and keeps its triggers in the order they fire in.
+        unsafe {
+            let desc = (*(*self.data).tg_relation).trigdesc;
+            if desc.is_null() {
+                return false;
+            }
+            let own = (*(*self.data).tg_trigger).tgoid;
+            let all = std::slice::from_raw_parts((*desc).triggers, (*desc).numtriggers as usize);
+            let mut others = all.iter().skip_while(|trigger| trigger.tgoid != own);
+            others.next().is_some() && others.all(|trigger| trigger.tgtype as u32 & KIND != KIND)
+        }
+    }
+
     pub fn relid(&self) -> pg_sys::Oid {
         // SAFETY: as above.
         unsafe { (*(*self.data).tg_relation).rd_id }
@@ -128,22 +146,53 @@ impl Call {
         pg_sys::Datum::from(tuple as usize)
     }
 
-    /// Lets an UPDATE go on with some attributes of the new row replaced.
-    ///
-    /// `columns` are 1-based attribute numbers.
-    pub fn proceed_with(&self, columns: &mut [i32], values: &mut [pg_sys::Datum], nulls: &mut [bool]) -> pg_sys::Datum {
-        // SAFETY: the three slices have one entry per column; the tuple belongs to the relation.
-        let tuple = unsafe {
-            pg_sys::heap_modify_tuple_by_cols(
+    /// Lets an UPDATE go on with some integers of the new row replaced, by attribute index.
+    /// `storage` is that of all attributes.
+    pub fn proceed_with<const N: usize>(&self, storage: &[Storage], set: [(usize, pg_sys::Datum); N]) -> pg_sys::Datum {
+        // SAFETY: the attributes are integers of the relation.
+        unsafe {
+            if self.overwrite(storage, set) {
+                return self.proceed();
+            }
+            let mut columns = set.map(|(index, _)| index as i32 + 1);
+            let mut values = set.map(|(_, value)| value);
+            let mut nulls = [false; N];
+            let tuple = pg_sys::heap_modify_tuple_by_cols(
                 (*self.data).tg_newtuple,
                 (*(*self.data).tg_relation).rd_att,
-                columns.len() as i32,
+                N as i32,
                 columns.as_mut_ptr(),
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
-            )
-        };
-        pg_sys::Datum::from(tuple as usize)
+            );
+            pg_sys::Datum::from(tuple as usize)
+        }
+    }
+
+    /// Writes integers into the new row where it is, if it is in the slot's own memory and none of
+    /// them is NULL yet: what the executor goes on with is the slot.
+    unsafe fn overwrite<const N: usize>(&self, storage: &[Storage], set: [(usize, pg_sys::Datum); N]) -> bool {
+        let (slot, tuple) = ((*self.data).tg_newslot, (*self.data).tg_newtuple);
+        let heap_slot = std::ptr::eq((*slot).tts_ops, &pg_sys::TTSOpsBufferHeapTuple)
+            || std::ptr::eq((*slot).tts_ops, &pg_sys::TTSOpsHeapTuple);
+        let own = heap_slot
+            && u32::from((*slot).tts_flags) & pg_sys::TTS_FLAG_SHOULDFREE != 0
+            && (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple == tuple;
+        if !own {
+            return false;
+        }
+        let places = set.map(|(index, _)| place(tuple, storage, index));
+        if places.iter().any(Option::is_none) {
+            return false;
+        }
+        for ((index, value), place) in set.iter().zip(places.into_iter().flatten()) {
+            match storage[*index].len {
+                8 => place.cast::<i64>().write_unaligned(value.value() as i64),
+                _ => place.cast::<i32>().write_unaligned(value.value() as i32),
+            }
+            *(*slot).tts_values.add(*index) = *value;
+        }
+        true
     }
 }
 
@@ -156,8 +205,42 @@ pub fn in_parallel_worker() -> bool {
     return super::ffi::in_parallel_apply_worker();
 }
 
-/// Is this an apply worker of logical replication?
-pub fn in_apply_worker() -> bool {
-    // SAFETY: a plain test of process state.
-    unsafe { pg_sys::IsLogicalWorker() }
+pub use super::ffi::in_apply_worker;
+
+/// Where attribute `index` of a tuple is; `None` if it is NULL or left out.
+///
+/// # Safety
+/// The tuple is valid and its attributes are stored as `storage` says.
+unsafe fn place(tuple: pg_sys::HeapTuple, storage: &[Storage], index: usize) -> Option<*mut u8> {
+    let header = (*tuple).t_data;
+    if index >= ((*header).t_infomask2 as u32 & pg_sys::HEAP_NATTS_MASK) as usize {
+        return None;
+    }
+    let bits = (*header).t_bits.as_ptr();
+    let has_nulls = u32::from((*header).t_infomask) & pg_sys::HEAP_HASNULL != 0;
+    let is_null = |i: usize| has_nulls && *bits.add(i / 8) & (1 << (i % 8)) == 0;
+    if is_null(index) {
+        return None;
+    }
+    let data = header.cast::<u8>().add((*header).t_hoff as usize);
+    let mut offset = 0;
+    for (i, attribute) in storage.iter().enumerate().take(index + 1) {
+        if is_null(i) {
+            continue;
+        }
+        // A varlena with a short header is not aligned; padding is zero, a short header never is.
+        let short = attribute.len == -1 && *data.add(offset) != 0;
+        if !short {
+            offset = offset.next_multiple_of(attribute.align);
+        }
+        if i < index {
+            let here = data.add(offset);
+            offset += match attribute.len {
+                -1 => varsize_any(here.cast()),
+                -2 => std::ffi::CStr::from_ptr(here.cast()).to_bytes_with_nul().len(),
+                len => len as usize,
+            };
+        }
+    }
+    Some(data.add(offset))
 }

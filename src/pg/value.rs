@@ -8,6 +8,7 @@ use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_c, vardata_any, varsize_any, va
 pub struct Storage {
     pub by_value: bool,
     pub len: i16,
+    pub align: usize,
 }
 
 /// The text of a `text`/`varchar` datum.
@@ -15,7 +16,10 @@ pub struct Storage {
 /// # Safety
 /// `datum` is a non-null varlena that lives at least as long as the result is used.
 pub unsafe fn text<'a>(datum: pg_sys::Datum) -> &'a str {
-    let packed = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+    let mut packed = datum.cast_mut_ptr::<pg_sys::varlena>();
+    if varatt_is_1b_e(packed) || varatt_is_4b_c(packed) {
+        packed = pg_sys::pg_detoast_datum_packed(packed);
+    }
     let bytes = std::slice::from_raw_parts(vardata_any(packed) as *const u8, varsize_any_exhdr(packed));
     std::str::from_utf8(bytes).unwrap_or_else(|_| pgrx::error!("text value is not valid UTF-8"))
 }
@@ -85,4 +89,10 @@ pub unsafe fn same_image(storage: Storage, a: pg_sys::Datum, b: pg_sys::Datum) -
 pub fn text_datum(text: &str) -> pg_sys::Datum {
     // SAFETY: copies `len` bytes.
     unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) as usize) }
+}
+
+/// A bytea datum in the current memory context.
+pub fn bytes_datum(bytes: &[u8]) -> pg_sys::Datum {
+    // SAFETY: copies `len` bytes; text and bytea have one form.
+    unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32) as usize) }
 }

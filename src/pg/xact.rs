@@ -104,6 +104,14 @@ impl Moment {
         Moment { snapshot: unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) } }
     }
 
+    /// Also with what this very command has written.
+    pub fn with_own_writes() -> Moment {
+        let now = Moment::now();
+        // SAFETY: the registered snapshot is this moment's own copy.
+        unsafe { (*now.snapshot).curcid = pg_sys::CommandId::MAX - 1 };
+        now
+    }
+
     pub fn snapshot(&self) -> pg_sys::Snapshot {
         self.snapshot
     }

@@ -1,0 +1,104 @@
+//! The extension's journal tables read and written directly: once per commit, nothing is planned.
+
+use crate::pg::store::{named, Index, Key, Layout, Store};
+use crate::pg::value::{bytes_datum, text_datum};
+use crate::pg::xact::Moment;
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+static JOURNAL: Layout = Layout {
+    table: c"journal",
+    indexes: &[Index { name: c"journal_pkey", columns: &[0, 1, 2], unique: true }],
+    // For everything but changesets.
+    special: 1,
+};
+
+static CONFIG: Layout = Layout {
+    table: c"journal_config",
+    indexes: &[
+        Index { name: c"journal_config_pkey", columns: &[0], unique: true },
+        Index { name: c"journal_config_name_key", columns: &[1], unique: true },
+    ],
+    special: 0,
+};
+
+static REPLAYED: Layout = Layout {
+    table: c"replay_state",
+    indexes: &[Index { name: c"replay_state_pkey", columns: &[0], unique: true }],
+    special: 0,
+};
+
+/// A journal as `rowclaim.journal_config` has it.
+pub struct Config {
+    pub id: i32,
+    pub require_current: bool,
+    /// Received from another server.
+    pub replayed: bool,
+    /// Its number sequence; invalid when it is still to be made.
+    pub sequence: pg_sys::Oid,
+}
+
+pub fn config(name: &str) -> Option<Config> {
+    let found = Store::open(&CONFIG).find_by(1, &[Key::Text(name)])?;
+    let id = found.get(0)?.value() as i32;
+    let replayed = Store::open(&REPLAYED).find_by(0, &[Key::Text(name)]).is_some();
+    let sequence = CString::new(format!("journal_{id}_seq")).unwrap_or_default();
+    let require_current = found.get(2).is_some_and(|d| d.value() != 0);
+    Some(Config { id, require_current, replayed, sequence: named(&sequence) })
+}
+
+/// One row of `rowclaim.journal`, besides changes and hash.
+pub struct Record<'a> {
+    pub journal: &'a str,
+    pub seq: i64,
+    pub part: i32,
+    pub parts: i32,
+    pub kind: &'a str,
+    pub actor: &'a str,
+    pub base: Option<i64>,
+    pub xid: u64,
+    pub message: Option<&'a str>,
+    pub committed_at: i64,
+}
+
+impl Record<'_> {
+    pub fn insert(&self, changes: &str, hash: &[u8]) {
+        let row = [
+            Some(text_datum(self.journal)),
+            Some(pg_sys::Datum::from(self.seq)),
+            Some(pg_sys::Datum::from(self.part)),
+            Some(pg_sys::Datum::from(self.parts)),
+            Some(text_datum(self.kind)),
+            Some(text_datum(self.actor)),
+            self.base.map(pg_sys::Datum::from),
+            Some(pg_sys::Datum::from(self.xid)),
+            self.message.map(text_datum),
+            Some(pg_sys::Datum::from(self.committed_at)),
+            Some(text_datum(changes)),
+            Some(bytes_datum(hash)),
+        ];
+        let store = Store::open(&JOURNAL);
+        match self.kind {
+            "changeset" => store.insert(&row),
+            _ => store.insert_everywhere(&row),
+        }
+    }
+}
+
+/// Visits the numbers that have an entry, `from` to `before`, in order.
+pub fn each_number(journal: &str, from: i64, before: i64, mut visit: impl FnMut(i64)) {
+    if from >= before {
+        return;
+    }
+    let keys = [Key::Text(journal), Key::AtLeast(from), Key::Below(before)];
+    Store::open(&JOURNAL).each(0, &keys, &Moment::with_own_writes(), |row| {
+        if let (Some(seq), Some(1)) = (row.get(1), row.get(2).map(|part| part.value())) {
+            visit(seq.value() as i64);
+        }
+        true
+    });
+}
+
+pub fn has(journal: &str, seq: i64) -> bool {
+    Store::open(&JOURNAL).find_by(0, &[Key::Text(journal), Key::I64(seq), Key::I32(1)]).is_some()
+}

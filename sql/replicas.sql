@@ -61,7 +61,7 @@ CREATE FUNCTION rowclaim.recover() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOCK TABLE rowclaim.recovered IN EXCLUSIVE MODE;
-    IF EXISTS (SELECT FROM rowclaim.recovered r WHERE r.server_start = pg_catalog.pg_postmaster_start_time()) THEN
+    IF EXISTS (SELECT FROM rowclaim.recovered r WHERE r.server_start = rowclaim.server_start()) THEN
         RETURN;
     END IF;
     -- One snapshot tells that a journal has a gap and is not replayed here.
@@ -69,7 +69,7 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM rowclaim.replay_state r WHERE r.journal = c.name)
       AND EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = c.name AND j.seq > rowclaim.stable_seq(c.name));
     DELETE FROM rowclaim.recovered;
-    INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+    INSERT INTO rowclaim.recovered VALUES (rowclaim.server_start());
 END $$;
 COMMENT ON FUNCTION rowclaim.recover() IS
     'Once after each start or crash of the server: accounts for the numbers that were in flight.';

@@ -1,11 +1,22 @@
 \echo Use "ALTER EXTENSION rowclaim UPDATE TO '0.2.0'" to load this file. \quit
 
-CREATE UNLOGGED TABLE rowclaim.recovered (server_start timestamptz NOT NULL);
+-- When this server began: its last start, or its recovery from the crash of a backend, which starts the others anew.
+CREATE OR REPLACE FUNCTION rowclaim.server_start() RETURNS timestamptz
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT greatest(pg_catalog.pg_postmaster_start_time(),
+                        (SELECT pg_catalog.max(a.backend_start) FROM pg_catalog.pg_stat_activity a
+                         WHERE a.backend_type = 'checkpointer'));
+    END;
+
+REVOKE ALL ON FUNCTION rowclaim.server_start() FROM PUBLIC;
+
+CREATE TABLE rowclaim.recovered (server_start timestamptz NOT NULL);
 
 COMMENT ON TABLE rowclaim.recovered IS
-    'The start of the server since which numbers lost in the stop before are accounted for; a crash empties it.';
+    'The start of the server since which numbers lost in the stop before are accounted for.';
 
-INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+INSERT INTO rowclaim.recovered VALUES (rowclaim.server_start());
 
 -- The table of this name; who may not use its schema may learn that, too.
 CREATE OR REPLACE FUNCTION rowclaim.table_named(name text) RETURNS regclass
@@ -90,7 +101,7 @@ CREATE OR REPLACE FUNCTION rowclaim.recover() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOCK TABLE rowclaim.recovered IN EXCLUSIVE MODE;
-    IF EXISTS (SELECT FROM rowclaim.recovered r WHERE r.server_start = pg_catalog.pg_postmaster_start_time()) THEN
+    IF EXISTS (SELECT FROM rowclaim.recovered r WHERE r.server_start = rowclaim.server_start()) THEN
         RETURN;
     END IF;
     -- One snapshot tells that a journal has a gap and is not replayed here.
@@ -98,7 +109,7 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM rowclaim.replay_state r WHERE r.journal = c.name)
       AND EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = c.name AND j.seq > rowclaim.stable_seq(c.name));
     DELETE FROM rowclaim.recovered;
-    INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+    INSERT INTO rowclaim.recovered VALUES (rowclaim.server_start());
 END $$;
 
 COMMENT ON FUNCTION rowclaim.recover() IS

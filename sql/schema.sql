@@ -195,10 +195,19 @@ COMMENT ON TABLE rowclaim.published_claim IS
     'Claims as replicas see them. Publications carry inserts only: a claim that ends is inserted without owner.';
 COMMENT ON COLUMN rowclaim.published_claim.relid IS 'The claimed table; NULL on a replica.';
 
-CREATE UNLOGGED TABLE rowclaim.recovered (server_start timestamptz NOT NULL);
+-- When this server began: its last start, or its recovery from the crash of a backend, which starts the others anew.
+CREATE FUNCTION rowclaim.server_start() RETURNS timestamptz
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT greatest(pg_catalog.pg_postmaster_start_time(),
+                        (SELECT pg_catalog.max(a.backend_start) FROM pg_catalog.pg_stat_activity a
+                         WHERE a.backend_type = 'checkpointer'));
+    END;
+REVOKE ALL ON FUNCTION rowclaim.server_start() FROM PUBLIC;
+CREATE TABLE rowclaim.recovered (server_start timestamptz NOT NULL);
 COMMENT ON TABLE rowclaim.recovered IS
-    'The start of the server since which numbers lost in the stop before are accounted for; a crash empties it.';
-INSERT INTO rowclaim.recovered VALUES (pg_catalog.pg_postmaster_start_time());
+    'The start of the server since which numbers lost in the stop before are accounted for.';
+INSERT INTO rowclaim.recovered VALUES (rowclaim.server_start());
 
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal_config', 'WHERE id <> 1');
 SELECT pg_catalog.pg_extension_config_dump('rowclaim.journal_config_id_seq', '');

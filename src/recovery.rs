@@ -1,8 +1,8 @@
 //! Numbers that were in flight when the server stopped have nobody left to account for them: the
 //! first session that uses the extension afterwards has a background worker do it.
 //!
-//! `rowclaim.recovered` tells for which start of the server that is done. It is unlogged, because
-//! after the crash of one backend the server goes on without a new start: that empties it.
+//! `rowclaim.recovered` tells for which start of the server that is done. After the crash of one
+//! backend the server goes on without a new start: then its checkpointer has one.
 
 use crate::pg::owner::{self, AsOwner};
 use crate::pg::spi;
@@ -31,8 +31,7 @@ pub fn before_commit() {
     }
     let _snapshot = ActiveSnapshot::latest();
     let _owner = AsOwner::enter();
-    let done =
-        spi::run("SELECT 1 FROM rowclaim.recovered WHERE server_start = pg_catalog.pg_postmaster_start_time()", &[]);
+    let done = spi::run("SELECT 1 FROM rowclaim.recovered WHERE server_start = rowclaim.server_start()", &[]);
     if done == 0 {
         worker::run("SELECT rowclaim.recover()", 0);
     }

@@ -162,7 +162,7 @@ for my $how (sort keys %stops)
 	on_hub($uses{$how});
 	replay_is("$fine|$fine||0", "$how: the first to use the extension lets it go on");
 	is(on_hub("SELECT kind FROM rowclaim.journal WHERE seq = $lost->{seq}"), 'void', "stopped: $how: the number is void");
-	is(on_hub('SELECT server_start = pg_postmaster_start_time() FROM rowclaim.recovered'), 't', "stopped: $how: once");
+	is(on_hub('SELECT server_start = rowclaim.server_start() FROM rowclaim.recovered'), 't', "stopped: $how: once");
 	($last, $changesets) = ($fine, $changesets + 1);
 }
 $next = commit('fine', 1);

@@ -375,7 +375,10 @@ impl Store {
             #[cfg(feature = "pg15")]
             pg_sys::simple_heap_update(self.relation, &mut tid, tuple);
             #[cfg(not(feature = "pg15"))]
-            pg_sys::simple_heap_update(self.relation, &mut tid, tuple, &mut pg_sys::TU_UpdateIndexes::TU_All);
+            {
+                let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+                pg_sys::simple_heap_update(self.relation, &mut tid, tuple, &mut indexes);
+            }
             let heap_only = (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0;
             match heap_only {
                 true => {}

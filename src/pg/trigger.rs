@@ -1,5 +1,6 @@
 //! The call of a trigger function, without per-row allocation.
 
+use super::ffi::primary_key_index;
 use super::value::Storage;
 use pgrx::pg_sys;
 use pgrx::varlena::varsize_any;
@@ -107,6 +108,16 @@ impl Call {
             let all = std::slice::from_raw_parts((*desc).triggers, (*desc).numtriggers as usize);
             let mut others = all.iter().skip_while(|trigger| trigger.tgoid != own);
             others.next().is_some() && others.all(|trigger| trigger.tgtype as u32 & KIND != KIND)
+        }
+    }
+
+    /// Is this a partition without primary key? Only a restore has such: a parallel one may make the
+    /// partitioned table's triggers before a partition has its rows, and then its key.
+    pub fn is_being_restored(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe {
+            let relation = (*self.data).tg_relation;
+            (*(*relation).rd_rel).relispartition && primary_key_index(relation) == pg_sys::InvalidOid
         }
     }
 

@@ -234,7 +234,13 @@ DECLARE
     undo  text := pg_catalog.format('Call disable_claims(%L) first, then change the table and call enable_claims() again.', name);
 BEGIN
     SELECT * INTO this FROM rowclaim.enabled_table WHERE relid = target;
-    -- A dump is being restored: its triggers come last.
+    -- A dump is being restored: the key of a partitioned table is complete when that of its last partition is.
+    IF coalesce(rowclaim.key_columns(target) = this.key_columns, true)
+       AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = target AND c.relkind = 'p')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = target AND i.indisprimary AND i.indisvalid) THEN
+        RETURN;
+    END IF;
+    -- Or its triggers come last.
     IF (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger g
         WHERE g.tgrelid = target AND g.tgname IN (
               'rowclaim_guard', 'rowclaim_capture', 'rowclaim_truncate')) < 3

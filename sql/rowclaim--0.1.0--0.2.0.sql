@@ -699,7 +699,9 @@ CREATE OR REPLACE FUNCTION rowclaim.pruned_seq(journal text) RETURNS bigint
 -- Commits that depend on other drafts. What the open ones have given up is not known: perhaps everything.
 ALTER TABLE rowclaim.draft_row ADD COLUMN gives boolean NOT NULL DEFAULT true;
 ALTER TABLE rowclaim.draft_row ALTER COLUMN gives SET DEFAULT false;
-CREATE INDEX draft_row_gives ON rowclaim.draft_row (relid, gives);
+CREATE INDEX draft_row_gives ON rowclaim.draft_row (relid) WHERE gives;
+DROP INDEX rowclaim.draft_row_base_key;
+CREATE UNIQUE INDEX draft_row_base_key ON rowclaim.draft_row (relid, base_key) WHERE base_key IS NOT NULL;
 COMMENT ON COLUMN rowclaim.draft_row.gives IS
     'The draft may have given up unique values or references that the row had when it began.';
 

@@ -98,9 +98,9 @@ CREATE TABLE rowclaim.draft_row (
     gives        boolean  NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX draft_row_key ON rowclaim.draft_row (relid, key);
-CREATE UNIQUE INDEX draft_row_base_key ON rowclaim.draft_row (relid, base_key);
+CREATE UNIQUE INDEX draft_row_base_key ON rowclaim.draft_row (relid, base_key) WHERE base_key IS NOT NULL;
 CREATE INDEX draft_row_draft ON rowclaim.draft_row (draft);
-CREATE INDEX draft_row_gives ON rowclaim.draft_row (relid, gives);
+CREATE INDEX draft_row_gives ON rowclaim.draft_row (relid) WHERE gives;
 COMMENT ON TABLE rowclaim.draft_row IS 'Dirty rows: what each was when its draft began (NULL: it did not exist).';
 COMMENT ON COLUMN rowclaim.draft_row.base_key IS 'The key the row had when its draft began, if it has another now.';
 COMMENT ON COLUMN rowclaim.draft_row.gives IS

@@ -280,10 +280,9 @@ fn check_base(journal: &Journal, base: i64, actor: &str) -> Result<()> {
 static STASH: Layout = Layout {
     table: c"stash",
     indexes: &[
-        Index { name: c"stash_pkey", columns: &[0], unique: true },
-        Index { name: c"stash_actor", columns: &[1, 2], unique: false },
+        Index { name: c"stash_pkey", columns: &[0], unique: true, only: None },
+        Index { name: c"stash_actor", columns: &[1, 2], unique: false, only: None },
     ],
-    special: 0,
 };
 /// `rowclaim.stash.announced`.
 const ANNOUNCED: usize = 12;

@@ -155,10 +155,9 @@ pub fn ensure_header(table: &Table, id: i64) {
 static DRAFT: Layout = Layout {
     table: c"draft",
     indexes: &[
-        Index { name: c"draft_pkey", columns: &[0, 1], unique: true },
-        Index { name: c"draft_actor", columns: &[2, 1], unique: false },
+        Index { name: c"draft_pkey", columns: &[0, 1], unique: true, only: None },
+        Index { name: c"draft_actor", columns: &[2, 1], unique: false, only: None },
     ],
-    special: 0,
 };
 /// `rowclaim.draft.touched_at`.
 const TOUCHED_AT: usize = 4;

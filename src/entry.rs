@@ -1,18 +1,27 @@
 //! Dirty rows as `rowclaim.draft_row` keeps them.
 
-use crate::pg::store::{Found, Index, Key, Layout, Store};
+use crate::pg::store::{Found, Index, Key, Layout, Only, Store};
 use crate::pg::value::text_datum;
 use pgrx::pg_sys;
 
 static DRAFT_ROW: Layout = Layout {
     table: c"draft_row",
     indexes: &[
-        Index { name: c"draft_row_key", columns: &[0, 1], unique: true },
-        Index { name: c"draft_row_base_key", columns: &[0, 7], unique: true },
-        Index { name: c"draft_row_draft", columns: &[2], unique: false },
-        Index { name: c"draft_row_gives", columns: &[0, 8], unique: false },
+        Index { name: c"draft_row_key", columns: &[0, 1], unique: true, only: None },
+        Index {
+            name: c"draft_row_base_key",
+            columns: &[0, 7],
+            unique: true,
+            only: Some(Only { condition: c"(base_key IS NOT NULL)", holds: |row| row[7].is_some() }),
+        },
+        Index { name: c"draft_row_draft", columns: &[2], unique: false, only: None },
+        Index {
+            name: c"draft_row_gives",
+            columns: &[0],
+            unique: false,
+            only: Some(Only { condition: c"gives", holds: |row| row[8].is_some_and(|gives| gives.value() as u8 != 0) }),
+        },
     ],
-    special: 0,
 };
 
 /// The draft entries of rows: `rowclaim.draft_row`.
@@ -41,7 +50,7 @@ pub fn by_base_key(store: &Store, root: pg_sys::Oid, key: &str) -> Option<Found>
 
 /// Visits the keys and entries of rows whose drafts may have given something up, until `visit` says false.
 pub fn gave(root: pg_sys::Oid, mut visit: impl FnMut(&str, &Entry) -> bool) {
-    entries().each_flagged(3, root, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
+    entries().each_of(3, root, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
 }
 
 impl Entry {

@@ -30,10 +30,9 @@ impl Claim {
 static CLAIM: Layout = Layout {
     table: c"claim",
     indexes: &[
-        Index { name: c"claim_pkey", columns: &[0, 1], unique: true },
-        Index { name: c"claim_owner", columns: &[2], unique: false },
+        Index { name: c"claim_pkey", columns: &[0, 1], unique: true, only: None },
+        Index { name: c"claim_owner", columns: &[2], unique: false, only: None },
     ],
-    special: 0,
 };
 
 /// The table of claims.

@@ -1,6 +1,6 @@
 //! The extension's journal tables read and written directly: once per commit, nothing is planned.
 
-use crate::pg::store::{named, Index, Key, Layout, Store};
+use crate::pg::store::{is_text, named, Index, Key, Layout, Only, Store};
 use crate::pg::value::{bytes_datum, text_datum};
 use crate::pg::xact::Moment;
 use pgrx::pg_sys;
@@ -8,24 +8,28 @@ use std::ffi::CString;
 
 static JOURNAL: Layout = Layout {
     table: c"journal",
-    indexes: &[Index { name: c"journal_pkey", columns: &[0, 1, 2], unique: true }],
-    // For everything but changesets.
-    special: 1,
+    indexes: &[
+        Index { name: c"journal_pkey", columns: &[0, 1, 2], unique: true, only: None },
+        Index {
+            name: c"journal_kind",
+            columns: &[0, 4, 1],
+            unique: false,
+            only: Some(Only { condition: c"(kind <> 'changeset'::text)", holds: |row| !is_text(row, 4, "changeset") }),
+        },
+    ],
 };
 
 static CONFIG: Layout = Layout {
     table: c"journal_config",
     indexes: &[
-        Index { name: c"journal_config_pkey", columns: &[0], unique: true },
-        Index { name: c"journal_config_name_key", columns: &[1], unique: true },
+        Index { name: c"journal_config_pkey", columns: &[0], unique: true, only: None },
+        Index { name: c"journal_config_name_key", columns: &[1], unique: true, only: None },
     ],
-    special: 0,
 };
 
 static REPLAYED: Layout = Layout {
     table: c"replay_state",
-    indexes: &[Index { name: c"replay_state_pkey", columns: &[0], unique: true }],
-    special: 0,
+    indexes: &[Index { name: c"replay_state_pkey", columns: &[0], unique: true, only: None }],
 };
 
 /// A journal as `rowclaim.journal_config` has it.
@@ -77,11 +81,7 @@ impl Record<'_> {
             Some(text_datum(changes)),
             Some(bytes_datum(hash)),
         ];
-        let store = Store::open(&JOURNAL);
-        match self.kind {
-            "changeset" => store.insert(&row),
-            _ => store.insert_everywhere(&row),
-        }
+        Store::open(&JOURNAL).insert(&row);
     }
 }
 

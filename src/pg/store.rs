@@ -13,10 +13,7 @@ use std::ffi::CStr;
 /// What is known about a table of the extension: it must be as `sql/schema.sql` makes it.
 pub struct Layout {
     pub table: &'static CStr,
-    /// Those that every row may enter.
     pub indexes: &'static [Index],
-    /// How many more there are, for rows that [`Store::insert_everywhere`] writes.
-    pub special: usize,
 }
 
 pub struct Index {
@@ -24,6 +21,15 @@ pub struct Index {
     /// The attribute indexes (0-based) it is on.
     pub columns: &'static [usize],
     pub unique: bool,
+    /// Which rows it has, if not all.
+    pub only: Option<Only>,
+}
+
+/// The condition of a partial index.
+pub struct Only {
+    /// As the server writes it.
+    pub condition: &'static CStr,
+    pub holds: fn(&[Option<pg_sys::Datum>]) -> bool,
 }
 
 impl Index {
@@ -38,9 +44,22 @@ impl Index {
         let columns = (*form).indkey.values.as_slice((*form).indnatts as usize);
         let fits = (*form).indisunique == self.unique
             && columns.iter().map(|&number| number as usize).eq(self.columns.iter().map(|&column| column + 1))
-            && pg_sys::RelationGetIndexPredicate(relation).is_null();
+            && self.has_condition(relation);
         pg_sys::index_close(relation, pg_sys::NoLock as i32);
         fits
+    }
+
+    /// # Safety
+    /// `relation` is the index, open.
+    unsafe fn has_condition(&self, relation: pg_sys::Relation) -> bool {
+        let predicate = pg_sys::RelationGetIndexPredicate(relation);
+        if predicate.is_null() {
+            return self.only.is_none();
+        }
+        let table = (*(*relation).rd_index).indrelid;
+        let context = pg_sys::deparse_context_for(pg_sys::get_rel_name(table), table);
+        let text = pg_sys::deparse_expression(pg_sys::make_ands_explicit(predicate).cast(), context, false, false);
+        self.only.as_ref().is_some_and(|only| CStr::from_ptr(text) == only.condition)
     }
 }
 
@@ -57,7 +76,6 @@ pub enum Key<'a> {
     I64(i64),
     AtLeast(i64),
     Below(i64),
-    True,
 }
 
 impl Key<'_> {
@@ -69,11 +87,16 @@ impl Key<'_> {
             Key::Text(text) => (equal, pg_sys::F_TEXTEQ, text_datum(text)),
             Key::I32(n) => (equal, pg_sys::F_INT4EQ, pg_sys::Datum::from(n)),
             Key::I64(n) => (equal, pg_sys::F_INT8EQ, pg_sys::Datum::from(n)),
-            Key::True => (equal, pg_sys::F_BOOLEQ, pg_sys::Datum::from(true)),
             Key::AtLeast(n) => (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, pg_sys::Datum::from(n)),
             Key::Below(n) => (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, pg_sys::Datum::from(n)),
         }
     }
+}
+
+/// Is a text column of a row to be written this text?
+pub fn is_text(row: &[Option<pg_sys::Datum>], column: usize, is: &str) -> bool {
+    // SAFETY: used for text columns only.
+    row[column].is_some_and(|datum| unsafe { super::value::text(datum) == is })
 }
 
 #[derive(Clone, Copy)]
@@ -203,7 +226,7 @@ impl Store {
             let relation = pg_sys::table_open(oids.table, lock);
             let list = pg_sys::RelationGetIndexList(relation);
             let count = if list.is_null() { 0 } else { (*list).length as usize };
-            oids.as_made = count == layout.indexes.len() + layout.special
+            oids.as_made = count == layout.indexes.len()
                 && layout.indexes.iter().zip(oids.indexes).all(|(index, oid)| index.is_as_made(oid));
             pg_sys::list_free(list);
             relation
@@ -237,14 +260,14 @@ impl Store {
         self.first(0, &[Key::Oid(relid), Key::Text(key)], moment)
     }
 
-    /// Visits the rows of one user's table in an index on relid and a flag that have the flag set, until
-    /// `visit` says false; all of them, if the installed schema is older than the index.
-    pub fn each_flagged(&self, index: usize, relid: pg_sys::Oid, mut visit: impl FnMut(Found) -> bool) {
+    /// Visits the rows of one user's table in a partial index on relid, until `visit` says false; all
+    /// of them, if the installed schema is older than the index.
+    pub fn each_of(&self, index: usize, relid: pg_sys::Oid, mut visit: impl FnMut(Found) -> bool) {
         let moment = Moment::with_own_writes();
         // SAFETY: the tuple is valid while it is visited.
         let copy = |tuple| unsafe { self.copy(tuple) };
         if self.oids.indexes[index] != pg_sys::InvalidOid {
-            return self.scan(index, &[Key::Oid(relid), Key::True], &moment, |tuple| visit(copy(tuple)));
+            return self.scan(index, &[Key::Oid(relid)], &moment, |tuple| visit(copy(tuple)));
         }
         scan(self.relation, &moment, |tuple| {
             let found = copy(tuple);
@@ -344,20 +367,11 @@ impl Store {
 
     /// Appends a row.
     pub fn insert(&self, row: &[Option<pg_sys::Datum>]) {
-        self.insert_as(row, self.oids.as_made);
-    }
-
-    /// Appends a row that also belongs into special indexes.
-    pub fn insert_everywhere(&self, row: &[Option<pg_sys::Datum>]) {
-        self.insert_as(row, false);
-    }
-
-    fn insert_as(&self, row: &[Option<pg_sys::Datum>], known_indexes: bool) {
         // SAFETY: one value per attribute of the table, in order.
         unsafe {
             let tuple = self.form(row);
             pg_sys::simple_heap_insert(self.relation, tuple);
-            match known_indexes {
+            match self.oids.as_made {
                 true => self.insert_into_known(row, &mut (*tuple).t_self),
                 false => self.insert_into_all(tuple),
             }
@@ -446,6 +460,9 @@ impl Store {
 
     unsafe fn insert_into_known(&self, row: &[Option<pg_sys::Datum>], tid: pg_sys::ItemPointer) {
         for (number, index) in self.layout.indexes.iter().enumerate() {
+            if index.only.as_ref().is_some_and(|only| !(only.holds)(row)) {
+                continue;
+            }
             let mut values = [pg_sys::Datum::from(0); COLUMNS];
             let mut nulls = [false; COLUMNS];
             for (place, column) in index.columns.iter().enumerate() {

@@ -6,6 +6,7 @@ use crate::codec;
 use crate::depend::{Changed, Depends};
 use crate::diff::{self, Op};
 use crate::draft::{self, Captured, Event};
+use crate::entry::{self, Entry};
 use crate::error::{check, Error, Result};
 use crate::holder;
 use crate::image;
@@ -18,7 +19,7 @@ use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::{ensure, Scratch};
 use crate::pg::owner::{caller, AsOwner};
 use crate::pg::row::{Look, Rows};
-use crate::pg::spi::{self, Arg, Cursor, Sees};
+use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::store::{self, Index, Layout, Store};
 use crate::pg::value::text_datum;
@@ -32,13 +33,13 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
 
 /// A touched row: where it is now and what it was when the draft began.
-pub struct Touched {
-    pub root: pg_sys::Oid,
-    pub key: String,
-    pub base: Option<String>,
-    pub version: Option<i64>,
+struct Touched {
+    root: pg_sys::Oid,
+    key: String,
+    base: Option<String>,
+    version: Option<i64>,
     /// Deleted and inserted again in one transaction of a table that commits with it.
-    pub reborn: bool,
+    reborn: bool,
 }
 
 /// Collects net changes in the order of capture, with what is needed to order them.
@@ -212,16 +213,9 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
     if !drafts.is_empty() {
         let mut changes = Changes::default();
         changes.depends.incomplete = draft::holds_earlier(journal.id);
-        let ids: Vec<i64> = drafts.iter().map(|d| d.0).collect();
-        let mut cursor = Cursor::open(
-            "WITH gone AS (DELETE FROM rowclaim.draft_row r USING rowclaim.enabled_table t
-                           WHERE r.draft = ANY ($1) AND t.relid = r.relid AND t.journal = $2
-                           RETURNING r.relid::oid AS relid, r.key, r.base, r.base_version)
-             SELECT relid, key, base, base_version FROM gone",
-            &[Arg::ids(&ids), Arg::str(&journal.name)],
-        );
-        each_row(&mut cursor, |touched| changes.add(&touched))?;
-        drop(cursor);
+        let mut taken = Taken::default();
+        entry::take(&drafts, |root, key, entry| taken.push(root, key, entry))?;
+        taken.each(|touched| changes.add(&touched))?;
         std::mem::take(&mut changes.depends).check(journal.id, Some(caller))?;
         draft::close_drafts(&drafts);
         if changes.spool.len() > 0 {
@@ -238,28 +232,36 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
     Ok(seq)
 }
 
-/// Visits the rows of a cursor over (relid, key, base, base_version).
-pub fn each_row(cursor: &mut Cursor, mut visit: impl FnMut(Touched) -> Result<()>) -> Result<()> {
-    let scratch = Scratch::new();
-    loop {
-        let mut batch = Vec::new();
-        cursor.fetch(1_000, |row| {
-            batch.push(Touched {
-                root: row.oid(1).unwrap_or(pg_sys::InvalidOid),
-                key: row.text(2).unwrap_or_default(),
-                base: row.text(3),
-                version: row.i64(4),
-                reborn: false,
-            });
-        });
-        if batch.is_empty() {
-            return Ok(());
-        }
-        for touched in batch {
+/// The rows of drafts whose entries are gone.
+#[derive(Default)]
+struct Taken {
+    /// Table, version and whether there is a base.
+    rows: Vec<(pg_sys::Oid, Option<i64>, bool)>,
+    /// Keys and bases, in turn.
+    texts: Spool,
+}
+
+impl Taken {
+    fn push(&mut self, root: pg_sys::Oid, key: &str, entry: Entry) {
+        self.rows.push((root, entry.version, entry.base.is_some()));
+        self.texts.push(key);
+        self.texts.push(entry.base.as_deref().unwrap_or_default());
+    }
+
+    fn each(mut self, mut visit: impl FnMut(Touched) -> Result<()>) -> Result<()> {
+        let scratch = Scratch::new();
+        for (at, (root, version, has_base)) in self.rows.into_iter().enumerate() {
             pgrx::check_for_interrupts!();
+            let mut text = |index| {
+                let mut text = String::new();
+                self.texts.read(index, &mut text);
+                text
+            };
+            let (key, base) = (text(2 * at), has_base.then(|| text(2 * at + 1)));
             let _entered = scratch.enter();
-            visit(touched)?;
+            visit(Touched { root, key, base, version, reborn: false })?;
         }
+        Ok(())
     }
 }
 

@@ -8,11 +8,10 @@
 
 use crate::hash::ByNumber;
 use crate::pg::ffi::nextval;
-use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::store::{sequence, Found, Index, Key, Layout, Locked, Store};
 use crate::pg::value::text_datum;
-use crate::pg::xact::{self, SubId};
+use crate::pg::xact::{self, Moment, SubId};
 use crate::table::{Committing, Table};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
@@ -252,37 +251,50 @@ pub fn holds_earlier(journal_id: i32) -> bool {
 /// depend on it. A transaction that has taken an earlier draft itself leaves theirs out instead:
 /// two such sessions would wait for each other.
 pub fn take_drafts(actor: &str, journal_id: i32) -> Vec<DraftKey> {
+    xact::bump_command();
+    let store = headers();
+    let mut open = Vec::new();
+    let keys = [Key::Text(actor), Key::I32(journal_id)];
+    store.each_found(1, &keys, &Moment::of_transaction(), |header| {
+        open.push(header);
+        true
+    });
+    open.sort_by_key(|header| header.i64(0));
+    let wait = !holds_earlier(journal_id);
     let mut drafts = Vec::new();
-    let args = [Arg::str(actor), Arg::i32(journal_id)];
-    let visit = |row: &spi::Row| drafts.extend(row.i64(1).map(|id| (id, journal_id)));
-    if holds_earlier(journal_id) {
-        spi::query(
-            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE SKIP LOCKED",
-            &args,
-            Sees::Transaction,
-            visit,
-        );
-    } else {
-        spi::query(
-            "SELECT id FROM rowclaim.draft WHERE actor = $1 AND journal_id = $2 ORDER BY id FOR UPDATE",
-            &args,
-            Sees::Transaction,
-            visit,
-        );
+    for header in open {
+        let draft = (header.i64(0).unwrap_or_default(), journal_id);
+        if take_header(&store, draft, header, wait) {
+            drafts.push(draft);
+        }
     }
     drafts
 }
 
-/// Deletes the headers: every row stamped with them is clean from now on.
-pub fn close_drafts(drafts: &[DraftKey]) {
-    let ids: Vec<i64> = drafts.iter().map(|d| d.0).collect();
-    if let Some(journal) = drafts.first().map(|d| d.1) {
-        spi::run(
-            "DELETE FROM rowclaim.draft WHERE id = ANY ($1) AND journal_id = $2",
-            &[Arg::ids(&ids), Arg::i32(journal)],
-        );
-        closed_here(drafts);
+/// Locks a header to the end of the transaction; false if it is gone or, without `wait`, taken.
+fn take_header(store: &Store, draft: DraftKey, mut header: Found, wait: bool) -> bool {
+    loop {
+        match if wait { store.lock(&header) } else { store.try_lock(&header) } {
+            Locked::Done => return true,
+            Locked::Taken => return false,
+            Locked::Changed => xact::check_one_snapshot(),
+        }
+        match find_header(store, draft) {
+            Some(now) => header = now,
+            None => return false,
+        }
     }
+}
+
+/// Deletes the headers, which are taken: every row stamped with them is clean from now on.
+pub fn close_drafts(drafts: &[DraftKey]) {
+    let store = headers();
+    for draft in drafts {
+        if let Some(header) = find_header(&store, *draft) {
+            store.delete(&header);
+        }
+    }
+    closed_here(drafts);
 }
 
 /// Remembers that this transaction deleted these headers: new writes need a new id.

@@ -1,7 +1,11 @@
 //! Dirty rows as `rowclaim.draft_row` keeps them.
 
+use crate::draft::DraftKey;
+use crate::error::Result;
 use crate::pg::store::{Found, Index, Key, Layout, Only, Store};
 use crate::pg::value::text_datum;
+use crate::pg::xact::Moment;
+use crate::table::Table;
 use pgrx::pg_sys;
 
 static DRAFT_ROW: Layout = Layout {
@@ -53,6 +57,43 @@ pub fn gave(root: pg_sys::Oid, mut visit: impl FnMut(&str, &Entry) -> bool) {
     entries().each_of(3, root, |found| visit(&found.text(1).unwrap_or_default(), &Entry::of(&found)));
 }
 
+/// Deletes the entries of drafts that are taken and visits each with its table and key. What another session
+/// has moved to a draft of its own stays.
+pub fn take(drafts: &[DraftKey], mut visit: impl FnMut(pg_sys::Oid, &str, Entry)) -> Result<()> {
+    let store = entries();
+    let moment = Moment::with_own_writes();
+    let mut result = Ok(());
+    for (id, journal_id) in drafts {
+        store.each_found(2, &[Key::I64(*id)], &moment, |found| {
+            result = take_one(&store, found, *journal_id, &mut visit);
+            result.is_ok()
+        });
+    }
+    result
+}
+
+/// The draft may have entries of other journals, too: they stay.
+fn take_one(
+    store: &Store,
+    mut found: Found,
+    journal_id: i32,
+    visit: &mut impl FnMut(pg_sys::Oid, &str, Entry),
+) -> Result<()> {
+    let root = found.oid(0);
+    if Table::find(root)?.is_none_or(|table| table.journal_id != journal_id) {
+        return Ok(());
+    }
+    let (key, entry) = (found.text(1).unwrap_or_default(), Entry::of(&found));
+    while !store.try_delete(&found) {
+        match store.find(root, &key) {
+            Some(now) if Entry::of(&now).draft == entry.draft => found = now,
+            _ => return Ok(()),
+        }
+    }
+    visit(root, &key, entry);
+    Ok(())
+}
+
 impl Entry {
     /// A row that did not exist before its draft.
     pub fn inserted(draft: i64, leaf: pg_sys::Oid) -> Entry {
@@ -70,7 +111,7 @@ impl Entry {
             op: found.char(3).unwrap_or(b'u'),
             base: found.text(4),
             version: found.i64(5),
-            leaf: found.get(6).map_or(pg_sys::InvalidOid, |d| pg_sys::Oid::from(d.value() as u32)),
+            leaf: found.oid(6),
             base_key: found.text(7),
             gives: found.get(8).is_some_and(|d| d.value() as u8 != 0),
         }

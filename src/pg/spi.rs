@@ -301,8 +301,7 @@ impl Cursor {
     /// As [`Cursor::open`], over everything committed by now. A portal cannot see that where the whole
     /// transaction has one snapshot: there the rows are kept in memory.
     pub fn latest(sql: &'static str, args: &[Arg]) -> Cursor {
-        // SAFETY: a plain read of transaction state.
-        if unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32 {
+        if !super::xact::has_one_snapshot() {
             return Cursor::open(sql, args);
         }
         let owner = AsOwner::enter();

@@ -178,6 +178,10 @@ impl Found {
         self.get(index).map(|d| unsafe { super::value::text(d).to_owned() })
     }
 
+    pub fn oid(&self, index: usize) -> pg_sys::Oid {
+        self.get(index).map_or(pg_sys::InvalidOid, |d| pg_sys::Oid::from(d.value() as u32))
+    }
+
     pub fn char(&self, index: usize) -> Option<u8> {
         self.get(index).map(|d| d.value() as u8)
     }
@@ -197,7 +201,7 @@ impl Drop for Found {
     }
 }
 
-/// What came of locking a found row without waiting.
+/// What came of locking a found row.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Locked {
     Done,
@@ -298,6 +302,12 @@ impl Store {
             unsafe { pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr()) };
             visit(Values::of_arrays(&values, &nulls))
         });
+    }
+
+    /// As [`Store::each`], with copies that can be kept and changed.
+    pub fn each_found(&self, index: usize, keys: &[Key], moment: &Moment, mut visit: impl FnMut(Found) -> bool) {
+        // SAFETY: the tuple is valid while it is visited.
+        self.scan(index, keys, moment, |tuple| visit(unsafe { self.copy(tuple) }));
     }
 
     /// `keys` are for the columns of the index in order; conditions on one column may follow each other.
@@ -431,6 +441,15 @@ impl Store {
 
     /// Locks a found row against writers and lockers, to the end of the transaction; never waits.
     pub fn try_lock(&self, found: &Found) -> Locked {
+        self.lock_row(found, pg_sys::LockWaitPolicy::LockWaitSkip)
+    }
+
+    /// As [`Store::try_lock`], waiting for a transaction that has the row.
+    pub fn lock(&self, found: &Found) -> Locked {
+        self.lock_row(found, pg_sys::LockWaitPolicy::LockWaitBlock)
+    }
+
+    fn lock_row(&self, found: &Found, wait: pg_sys::LockWaitPolicy::Type) -> Locked {
         // SAFETY: the place is the found row's; the buffer is only pinned for the call.
         let result = unsafe {
             pg_sys::CommandCounterIncrement();
@@ -442,7 +461,7 @@ impl Store {
                 &mut tuple,
                 pg_sys::GetCurrentCommandId(false),
                 pg_sys::LockTupleMode::LockTupleExclusive,
-                pg_sys::LockWaitPolicy::LockWaitSkip,
+                wait,
                 false,
                 &mut buffer,
                 &mut failure,

@@ -37,6 +37,23 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Has the whole transaction one snapshot?
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: a plain read of transaction state.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// Something has changed since it was seen: where the whole transaction has one snapshot, it fails.
+pub fn check_one_snapshot() {
+    if has_one_snapshot() {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "could not serialize access due to concurrent update"
+        );
+    }
+}
+
 /// The transaction's id, assigned if necessary.
 pub fn xid() -> u64 {
     // SAFETY: may raise an error in recovery, which pgrx turns into a panic.
@@ -96,6 +113,12 @@ impl Moment {
     pub fn now() -> Moment {
         // SAFETY: unregistered in Drop, or by the transaction's abort.
         Moment { snapshot: unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) } }
+    }
+
+    /// What a statement of this transaction sees, at its isolation level.
+    pub fn of_transaction() -> Moment {
+        // SAFETY: as above.
+        Moment { snapshot: unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) } }
     }
 
     /// What the statement that is running sees, so that its other tables and this agree.

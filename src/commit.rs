@@ -12,7 +12,7 @@ use crate::holder;
 use crate::image;
 use crate::journal::{self, Head, Journal};
 use crate::key::key_datums;
-use crate::notify;
+use crate::notify::{self, Notice};
 use crate::order::Order;
 use crate::ownership::{version_datum, version_of};
 use crate::pg::lock::{Lock, Mode};
@@ -164,7 +164,7 @@ impl Changes {
         self.tables.clear();
         let order = std::mem::take(&mut self.order).solve(self.spool.len());
         let seq = journal.append(head, &mut self.spool, order.as_deref())?;
-        notify::commit(&journal.name, seq, head.actor);
+        notify::commit(journal, seq, head.actor);
         Ok(seq)
     }
 
@@ -404,8 +404,8 @@ fn net(captured: &mut Captured) -> Vec<NetRow> {
     rows
 }
 
-/// What is left to do just before commit or PREPARE TRANSACTION (which allows no NOTIFY).
-pub fn before_commit(prepare: bool) {
+/// What is left to do just before commit or PREPARE TRANSACTION; what is to be announced.
+pub fn before_commit(prepare: bool) -> Vec<Notice> {
     replay::before_commit(prepare);
     let captured = draft::take_captured();
     if !captured.events.is_empty() {
@@ -415,9 +415,5 @@ pub fn before_commit(prepare: bool) {
         // Whether what was appended will ever be there is not known when this transaction ends here.
         journal::forget();
     }
-    let notices = draft::take_notices();
-    if prepare || notices.is_empty() {
-        return;
-    }
-    notices.iter().for_each(|payload| notify::send(payload));
+    draft::take_notices()
 }

@@ -7,6 +7,7 @@
 //! something only to the transaction that set it.
 
 use crate::hash::ByNumber;
+use crate::notify::Notice;
 use crate::pg::ffi::nextval;
 use crate::pg::spool::Spool;
 use crate::pg::store::{sequence, Found, Index, Key, Layout, Locked, Store};
@@ -89,7 +90,7 @@ struct Transaction {
     /// Number of events when a subtransaction captured its first one.
     marks: Vec<(SubId, usize)>,
     /// Announcements to send at commit.
-    notices: Vec<(String, SubId)>,
+    notices: Vec<(Notice, SubId)>,
     moving: Option<Moving>,
     /// Relations whose updated rows the capture trigger has to look at.
     watched: HashSet<u32, ByNumber>,
@@ -404,11 +405,11 @@ pub fn has_captured(root: pg_sys::Oid) -> bool {
 }
 
 /// What is to be announced at commit.
-pub fn take_notices() -> Vec<String> {
+pub fn take_notices() -> Vec<Notice> {
     if !BUSY.with(Cell::get) {
         return Vec::new();
     }
-    with(|tx| std::mem::take(&mut tx.notices)).into_iter().map(|(payload, _)| payload).collect()
+    with(|tx| std::mem::take(&mut tx.notices)).into_iter().map(|(notice, _)| notice).collect()
 }
 
 /// Notes that the guard left something to do, or to check, for updated rows of a relation.
@@ -450,9 +451,9 @@ pub fn moved_from(root: pg_sys::Oid, key: &str) -> Option<String> {
 }
 
 /// Queues an announcement for the commit; rolled back with its subtransaction.
-pub fn announce(payload: String) {
+pub fn announce(notice: Notice) {
     let sub = xact::current_sub();
-    with(|tx| tx.notices.push((payload, sub)));
+    with(|tx| tx.notices.push((notice, sub)));
 }
 
 /// Forgets which drafts are closed; called from a cache callback.

@@ -69,12 +69,15 @@ pub extern "C-unwind" fn _PG_init() {
     });
     pg::xact::register(pg::xact::Hooks {
         before_commit: |prepare| {
-            commit::before_commit(prepare);
+            let notices = commit::before_commit(prepare);
+            // PREPARE TRANSACTION allows no NOTIFY.
             if !prepare {
                 recovery::before_commit();
+                notify::send(&notices);
             }
         },
         after_transaction: |aborted| {
+            pg::announcer::settle(!aborted);
             actor::forget();
             replay::after_transaction(aborted);
             journal::after_transaction(aborted);

@@ -1,8 +1,11 @@
-//! Announcements on the channel `rowclaim`, sent when the transaction commits.
+//! Announcements on the channel `rowclaim` of what transactions that commit have done.
 
 use crate::draft;
 use crate::image::push_json_string;
+use crate::journal::Journal;
+use crate::pg::announcer::{self, Changeset};
 use crate::pg::ffi;
+use crate::pg::spi::{self, Arg, Sees};
 use crate::settings::{self, Notify};
 use crate::table::Table;
 use serde_json::json;
@@ -11,20 +14,78 @@ use std::fmt::Write;
 /// NOTIFY payloads are shorter than this.
 const PAYLOAD_MAX: usize = 7_999;
 
-/// Sends a payload with the transaction that is about to commit.
-pub fn send(payload: &str) {
-    ffi::notify(c"rowclaim", payload);
+/// What is to be announced at the commit of a transaction.
+pub enum Notice {
+    Commit {
+        journal_id: i32,
+        journal: String,
+        seq: i64,
+        actor: String,
+    },
+    /// Something else, as it will be sent.
+    Other(String),
+}
+
+impl Notice {
+    fn payload(&self) -> String {
+        match self {
+            Notice::Commit { journal, seq, actor, .. } => commit_payload(journal, *seq, actor),
+            Notice::Other(payload) => payload.clone(),
+        }
+    }
+
+    fn changeset(&self) -> Option<Changeset> {
+        match self {
+            Notice::Commit { journal_id, seq, .. } => Some((*journal_id, *seq)),
+            Notice::Other(_) => None,
+        }
+    }
+}
+
+/// Announces what a transaction that is about to commit has done: changesets right after the commit, if
+/// possible; with other things they go out together, in order, as part of the commit.
+pub fn send(notices: &[Notice]) {
+    if notices.is_empty() {
+        return;
+    }
+    let changesets: Option<Vec<Changeset>> = notices.iter().map(Notice::changeset).collect();
+    if !changesets.is_some_and(announcer::promise) {
+        notices.iter().for_each(|notice| ffi::notify(c"rowclaim", &notice.payload()));
+    }
+}
+
+/// Announces a changeset that was committed, unless it has been pruned since.
+pub fn announce((journal_id, seq): Changeset) {
+    let payload = spi::first(
+        "SELECT c.name, j.actor FROM rowclaim.journal_config c JOIN rowclaim.journal j ON j.journal = c.name
+         WHERE c.id = $1 AND j.seq = $2 AND j.part = 1",
+        &[Arg::i32(journal_id), Arg::i64(seq)],
+        Sees::Latest,
+        |row| commit_payload(&row.text(1).unwrap_or_default(), seq, &row.text(2).unwrap_or_default()),
+    );
+    payload.iter().for_each(|payload| ffi::notify(c"rowclaim", payload));
+}
+
+fn commit_payload(journal: &str, seq: i64, actor: &str) -> String {
+    let mut payload = String::from("{\"event\":\"commit\",\"journal\":");
+    push_json_string(&mut payload, journal);
+    let _ = write!(payload, ",\"seq\":{seq},\"actor\":");
+    push_json_string(&mut payload, actor);
+    payload.push('}');
+    payload
 }
 
 /// A changeset was appended.
-pub fn commit(journal: &str, seq: i64, actor: &str) {
-    if settings::notify() != Notify::Off {
-        let mut payload = String::from("{\"event\":\"commit\",\"journal\":");
-        push_json_string(&mut payload, journal);
-        let _ = write!(payload, ",\"seq\":{seq},\"actor\":");
-        push_json_string(&mut payload, actor);
-        payload.push('}');
-        draft::announce(payload);
+pub fn commit(journal: &Journal, seq: i64, actor: &str) {
+    match settings::notify() {
+        Notify::Off => {}
+        Notify::Commits => draft::announce(Notice::Commit {
+            journal_id: journal.id,
+            journal: journal.name.clone(),
+            seq,
+            actor: actor.to_owned(),
+        }),
+        Notify::All => draft::announce(Notice::Other(commit_payload(&journal.name, seq, actor))),
     }
 }
 
@@ -37,6 +98,6 @@ pub fn row(event: &str, table: &Table, key: &str, actor: &str) {
         if payload.to_string().len() > PAYLOAD_MAX {
             payload["key"] = serde_json::Value::Null;
         }
-        draft::announce(payload.to_string());
+        draft::announce(Notice::Other(payload.to_string()));
     }
 }

@@ -1,5 +1,6 @@
 //! The only place for raw PostgreSQL pointers: each file wraps one server facility.
 
+pub mod announcer;
 pub mod call;
 pub mod context;
 pub mod ddl;

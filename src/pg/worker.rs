@@ -28,6 +28,29 @@ fn put(field: &mut [core::ffi::c_char], text: &[u8]) -> bool {
     true
 }
 
+/// A worker of this name that starts, once, with this function.
+fn describe(name: &[u8], function: &[u8]) -> pg_sys::BackgroundWorker {
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32,
+        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
+        ..Default::default()
+    };
+    put(&mut worker.bgw_name, name);
+    put(&mut worker.bgw_type, name);
+    put(&mut worker.bgw_library_name, b"rowclaim");
+    put(&mut worker.bgw_function_name, function);
+    worker
+}
+
+/// Starts a worker with this function and argument; false when none is to be had (`max_worker_processes`).
+pub fn start(name: &str, function: &str, argument: u32) -> bool {
+    let mut worker = describe(name.as_bytes(), function.as_bytes());
+    worker.bgw_main_arg = pg_sys::Datum::from(argument);
+    // SAFETY: the server copies the description.
+    unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }
+}
+
 /// Has `sql` run after `delay` milliseconds, as the bootstrap superuser in this database. Does
 /// nothing when no background worker is to be had (`max_worker_processes`): callers must do without.
 pub fn run(sql: &str, delay: u32) {
@@ -35,16 +58,7 @@ pub fn run(sql: &str, delay: u32) {
     // SAFETY: the segment is written before the worker is registered and belongs to the worker
     // from then on; it survives this transaction because it is pinned.
     unsafe {
-        let mut worker = pg_sys::BackgroundWorker {
-            bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32,
-            bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
-            bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
-            ..Default::default()
-        };
-        put(&mut worker.bgw_name, b"rowclaim worker");
-        put(&mut worker.bgw_type, b"rowclaim worker");
-        put(&mut worker.bgw_library_name, b"rowclaim");
-        put(&mut worker.bgw_function_name, b"rowclaim_worker");
+        let mut worker = describe(b"rowclaim worker", b"rowclaim_worker");
         let mut segment = 0;
         if !put(&mut worker.bgw_extra, sql.as_bytes()) {
             let Some(handle) = share(sql) else { return };

@@ -25,6 +25,7 @@ const VOID_DELAY: u32 = 3_000;
 /// A seal is due after this many entries.
 const SEAL_EVERY: i64 = 1_000;
 
+#[derive(Clone)]
 pub struct Journal {
     pub id: i32,
     pub name: String,
@@ -45,6 +46,8 @@ pub struct Head<'a> {
 thread_local! {
     static DRAWN: RefCell<Vec<Drawn>> = RefCell::default();
     static SEEN: RefCell<HashMap<i32, Seen>> = RefCell::default();
+    // Those that numbers were drawn from here: they stay what they are, and are never received.
+    static KNOWN: RefCell<HashMap<String, Journal>> = RefCell::default();
 }
 
 /// What this backend saw last of a journal: the end of the contiguous visible prefix, and of its
@@ -60,6 +63,11 @@ pub fn forget() {
     SEEN.with(|seen| {
         if let Ok(mut seen) = seen.try_borrow_mut() {
             seen.clear();
+        }
+    });
+    KNOWN.with(|known| {
+        if let Ok(mut known) = known.try_borrow_mut() {
+            known.clear();
         }
     });
 }
@@ -109,6 +117,9 @@ impl Journal {
     /// The journal of this name; its number sequence is made to exist and to be ahead of the
     /// entries (they may have been restored from a dump).
     pub fn find(name: &str) -> Result<Journal> {
+        if let Some(known) = KNOWN.with(|known| known.borrow().get(name).cloned()) {
+            return Ok(known);
+        }
         crate::table::remember_home();
         let Some(Config { id, require_current, replayed, sequence }) = records::config(name) else {
             return Err(Error::InvalidParameter {
@@ -156,6 +167,11 @@ impl Journal {
         let seq = self.draw();
         self.write(seq, head, changes, order);
         self.fill_gaps(seq)?;
+        KNOWN.with(|known| {
+            if !known.borrow().contains_key(&self.name) {
+                known.borrow_mut().insert(self.name.clone(), self.clone());
+            }
+        });
         Ok(seq)
     }
 

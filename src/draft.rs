@@ -97,6 +97,13 @@ struct Transaction {
     moved: HashMap<(u32, String), (String, SubId)>,
 }
 
+impl Transaction {
+    /// Has this transaction closed a draft with this id itself? Then nothing new joins it.
+    fn has_closed(&self, id: i64) -> bool {
+        self.closed.iter().any(|(draft, _)| draft.0 == id)
+    }
+}
+
 /// Drafts known to be closed; they never reopen. Bounded, because ids are many.
 const CLOSED_MAX: usize = 100_000;
 
@@ -113,7 +120,7 @@ fn with<T>(body: impl FnOnce(&mut Transaction) -> T) -> T {
 
 /// The draft id for rows written now by `who`; drawn at the first use in a transaction.
 pub fn current_id(who: &Rc<str>) -> i64 {
-    let known = with(|tx| tx.current.iter().rev().find(|d| d.actor == *who).map(|d| d.id));
+    let known = with(|tx| tx.current.iter().rev().find(|d| d.actor == *who && !tx.has_closed(d.id)).map(|d| d.id));
     known.unwrap_or_else(|| start(who))
 }
 
@@ -128,7 +135,7 @@ pub fn start(who: &Rc<str>) -> i64 {
 
 /// Is this an id of this transaction, of whatever actor?
 pub fn is_current(id: i64) -> bool {
-    with(|tx| tx.current.iter().any(|d| d.id == id))
+    with(|tx| tx.current.iter().any(|d| d.id == id) && !tx.has_closed(id))
 }
 
 /// Makes the draft visible to others once this transaction commits.
@@ -180,7 +187,11 @@ pub fn header(draft: DraftKey) -> Option<(String, i64)> {
 /// What the stamp of a row of `table` means to the actor `me`.
 pub fn status(table: &Table, stamp: Option<i64>, me: &Rc<str>) -> Stamp {
     let Some(id) = stamp else { return Stamp::Clean };
-    let known = with(|tx| tx.current.iter().find(|d| d.id == id).map(|d| d.actor.clone()));
+    // What commits with the transaction has no header that could be closed.
+    let known = with(|tx| {
+        let draft = tx.current.iter().find(|d| d.id == id)?;
+        (table.committing == Committing::Transaction || !tx.has_closed(id)).then(|| draft.actor.clone())
+    });
     if let Some(owner) = known {
         return if owner == *me { Stamp::Current } else { Stamp::Other(owner.to_string()) };
     }
@@ -305,7 +316,10 @@ fn closed_here(drafts: &[DraftKey]) {
         for draft in drafts {
             tx.closed.push((*draft, sub));
             tx.touched.remove(draft);
-            tx.current.retain(|d| d.id != draft.0);
+            // Rows of `transaction` tables may have the stamp, and are ours until the end.
+            if tx.captured.events.is_empty() {
+                tx.current.retain(|d| d.id != draft.0);
+            }
         }
     });
 }

@@ -16,7 +16,7 @@ use crate::pg::row::{Look, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::xact;
 use crate::restore;
-use crate::table::Table;
+use crate::table::{Committing, Table};
 use pgrx::pg_sys;
 use std::rc::Rc;
 
@@ -59,15 +59,10 @@ fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, keep_dirty: bool) -> Res
                     let held = Ownership { owner: None, version: 0, draft };
                     Err(held_by(&table, &text, &who, &Stamp::Other(who.clone()), &held))
                 }
-                // Deleted in my draft, or by this transaction in a table that commits with it.
-                stamp if stamp != Stamp::Clean || find(table.root, &text).is_some_and(|c| c.owner == **me) => {
-                    if keep_dirty {
-                        Ok(false)
-                    } else {
-                        Err(dirty(&text))
-                    }
-                }
-                _ => Ok(false),
+                // Deleted by this transaction in a table that commits with it.
+                Stamp::Clean => Ok(end_bare_claim(&table, &text, me)),
+                _ if keep_dirty => Ok(false),
+                _ => Err(dirty(&text)),
             };
         }
         let leaf = rows.leaf_table();
@@ -77,18 +72,34 @@ fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, keep_dirty: bool) -> Res
         match (&stamp, &held.owner) {
             (Stamp::Other(who), None) => return Err(held_by(&table, &text, who, &stamp, &held)),
             (_, Some(owner)) if **owner != **me => return Err(held_by(&table, &text, owner, &stamp, &held)),
-            (Stamp::Mine | Stamp::Current, _) if keep_dirty => return Ok(false),
-            (Stamp::Mine | Stamp::Current, _) => return Err(dirty(&text)),
-            (_, None) => return Ok(false),
+            // What commits with the transaction does so without a claim.
+            (Stamp::Mine | Stamp::Current, _) if table.committing == Committing::Explicit => {
+                return if keep_dirty { Ok(false) } else { Err(dirty(&text)) };
+            }
+            // Deleted and inserted again by this transaction, it would get its owner back at the end.
+            (_, None) => return Ok(end_bare_claim(&table, &text, me)),
             _ => {}
         }
         if rows.write(&[(leaf.owner_column, None)]) == Written::Done {
-            forget(table.root, &text);
-            xact::bump_command();
-            notify::row("release", &table, &text, me);
+            end_claim(&table, &text, me);
             return Ok(true);
         }
     }
+}
+
+fn end_claim(table: &Table, key: &str, me: &Rc<str>) {
+    forget(table.root, key);
+    xact::bump_command();
+    notify::row("release", table, key, me);
+}
+
+/// Ends my claim on a row that is gone, or whose owner column says nothing of it; false: there is none.
+fn end_bare_claim(table: &Table, key: &str, me: &Rc<str>) -> bool {
+    let mine = find(table.root, key).is_some_and(|claim| claim.owner == **me);
+    if mine {
+        end_claim(table, key, me);
+    }
+    mine
 }
 
 /// Releases my claims, in one table or journal or all. `keep_dirty`: leave rows that are still

@@ -6,7 +6,7 @@ use crate::codec;
 use crate::diff;
 use crate::draft::DraftKey;
 use crate::draft::{close_drafts, take_drafts};
-use crate::entry::Entry;
+use crate::entry::{entries, Entry};
 use crate::error::{Error, Result};
 use crate::holder;
 use crate::image::{self, Image};
@@ -15,7 +15,7 @@ use crate::key::{key_datums, Key};
 use crate::notify;
 use crate::ownership::version_datum;
 use crate::pg::fixed::FixedOutput;
-use crate::pg::owner::AsOwner;
+use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
 use crate::pg::value::text_datum;
@@ -159,6 +159,19 @@ impl Batch {
             }
         }
         xact::bump_command();
+        for (root, _, former) in &self.rekeyed {
+            // A live row there has broken the primary key already; this one was deleted.
+            if entries().find(*root, former).is_some() {
+                let table = Table::enabled(*root)?;
+                let row = table.row_name(former, user());
+                return Err(Error::UncommittedChanges {
+                    table: table.name(),
+                    what: format!("{} has uncommitted changes", row.people()),
+                    row: Some(row),
+                    hint: "Another row had this key in the draft: its changes must be discarded too.",
+                });
+            }
+        }
         holder::rekey_all(&self.rekeyed);
         for rows in self.tables.values_mut() {
             rows.finish();
@@ -364,21 +377,22 @@ pub fn stash_actor(who: &str, reason: Option<&str>) -> Result<i64> {
 
 /// Everybody's draft rows of one table go to the stash: claims are being disabled by force.
 pub fn stash_table(root: pg_sys::Oid) -> Result<i64> {
-    let mut owners: Vec<(DraftKey, String)> = Vec::new();
+    // An actor's drafts together: a row may have the key that one of another of them had.
+    let mut owners: HashMap<String, Vec<DraftKey>> = HashMap::new();
     spi::query(
         "SELECT d.id, d.journal_id, d.actor FROM rowclaim.draft d
-         WHERE d.id IN (SELECT draft FROM rowclaim.draft_row WHERE relid = $1) ORDER BY d.journal_id, d.id FOR UPDATE",
-        &[Arg::oid(root)],
+         WHERE d.id IN (SELECT draft FROM rowclaim.draft_row WHERE relid = $1) AND d.journal_id = $2 ORDER BY d.id FOR UPDATE",
+        &[Arg::oid(root), Arg::i32(Table::enabled(root)?.journal_id)],
         Sees::Latest,
         |row| {
             let draft = (row.i64(1).unwrap_or_default(), row.get::<i32>(2).unwrap_or_default());
-            owners.push((draft, row.text(3).unwrap_or_default()));
+            owners.entry(row.text(3).unwrap_or_default()).or_default().push(draft);
         },
     );
     let mut count = 0;
-    for (draft, who) in &owners {
+    for (who, drafts) in &owners {
         let stash = Some((who.as_str(), "disabled", None));
-        count += Selection { drafts: &[*draft], target: Some(root), key: None, stash }.put_back()?;
+        count += Selection { drafts, target: Some(root), key: None, stash }.put_back()?;
     }
     Ok(count)
 }

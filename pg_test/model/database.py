@@ -1,5 +1,7 @@
 """The real thing: runs the statements of the model, shows its state in the model's words."""
 
+import json
+
 import psycopg
 from replica import Replica
 from world import COLUMNS, JOURNAL, REFERENCES, REQUIRED, TRANSACTION, UNIQUE, UNTRACKED, Refused, State
@@ -27,41 +29,48 @@ def create(connection):
             JOURNAL[table], "{" + untracked + "}"))
 
 
-OPEN = """EXISTS (SELECT FROM rowclaim.draft d JOIN rowclaim.journal_config j ON j.id = d.journal_id
-    JOIN rowclaim.enabled_table e ON e.journal = j.name WHERE d.id = {} AND e.relid = {}::regclass)"""
-
-
 def reset(connection):
     """Empty again, as if nothing had ever happened."""
     both = ", ".join(f"public.{table}, {COPY}.{table}" for table in COLUMNS)
-    connection.execute("SET rowclaim.enforce = off")
-    connection.execute(f"TRUNCATE {both}")
-    connection.execute("TRUNCATE rowclaim.draft, rowclaim.draft_row, rowclaim.claim, rowclaim.stash, rowclaim.journal; "
-                       "SELECT setval('rowclaim.journal_1_seq', 1, false), "
-                       "setval('rowclaim.journal_2_seq', 1, false)")
+    internal = "TRUNCATE rowclaim.draft, rowclaim.draft_row, rowclaim.claim, rowclaim.stash, rowclaim.journal"
+    # TRUNCATE is a delete of every row; what a failure has left behind might not agree with that.
+    ask(connection, f"SET rowclaim.enforce = off; {internal}")
+    ask(connection, f"TRUNCATE {both}")
+    ask(connection, f"{internal}; SELECT setval('rowclaim.journal_1_seq', 1, false), setval('rowclaim.journal_2_seq', 1, false)")
 
 
-# One row with everything; entries of rows that are not dirty under an open draft, and the reverse, show up as such.
+# All there is, as one JSON object; $1 and $2 say up to where the journals have been read already.
 def state_query():
-    tables = []
-    for table, columns in COLUMNS.items():
-        values = ", ".join(f"t.{column}" for column in columns)
-        dirty = "false" if table in TRANSACTION else OPEN.format("t.row_draft", f"'{table}'")
-        tables.append(f"'{table}', (SELECT json_agg(json_build_array(t.id, json_build_array({values}), t.row_version, "
-                      f"t.row_owner, {dirty})) FROM public.{table} t)")
-    return f"""SELECT json_build_object({', '.join(tables)},
-        'entries', (SELECT json_agg(json_build_array(r.relid, r.key::json ->> 'id', d.actor, r.base::json, r.base_version,
-                                                     r.base_key::json ->> 'id', r.op))
-                    FROM rowclaim.draft_row r JOIN rowclaim.enabled_table t ON t.relid = r.relid
-                    JOIN rowclaim.journal_config j ON j.name = t.journal
-                    LEFT JOIN rowclaim.draft d ON d.id = r.draft AND d.journal_id = j.id),
-        'claims', (SELECT json_agg(json_build_array(relid, key::json ->> 'id', owner, expires_at <= clock_timestamp()))
+    rows = [f"'{table}', (SELECT json_agg(json_build_array(t.id, json_build_array({', '.join('t.' + c for c in columns)}), "
+            f"t.row_version, t.row_owner, t.row_draft)) FROM public.{table} t)" for table, columns in COLUMNS.items()]
+    return f"""SELECT json_build_object({', '.join(rows)},
+        'drafts', (SELECT json_agg(json_build_array(d.id, j.name, d.actor))
+                   FROM rowclaim.draft d JOIN rowclaim.journal_config j ON j.id = d.journal_id),
+        'entries', (SELECT json_agg(json_build_array(relid::regclass, key::json ->> 'id', draft, base::json, base_version,
+                                                     base_key::json ->> 'id', op)) FROM rowclaim.draft_row),
+        'claims', (SELECT json_agg(json_build_array(relid::regclass, key::json ->> 'id', owner, expires_at <= clock_timestamp()))
                    FROM rowclaim.claim),
-        'stash', (SELECT json_agg(json_build_array(actor, relid, key::json ->> 'id', op, base::json, mine::json) ORDER BY id)
-                  FROM rowclaim.stash))"""
+        'stash', (SELECT json_agg(json_build_array(actor, relid::regclass, key::json ->> 'id', op, base::json, mine::json)
+                                  ORDER BY id) FROM rowclaim.stash),
+        'journal', (SELECT json_agg(json_build_array(journal, seq, actor, changes) ORDER BY journal, seq, part)
+                    FROM rowclaim.journal WHERE kind = 'changeset' AND seq > CASE journal WHEN 'main' THEN $1 ELSE $2 END))"""
 
 
 STATE = state_query()
+
+
+def ask(connection, sql):
+    """Results of SQL without parameters, several statements maybe. The driver's own way costs more than the server's."""
+    connection = connection.pgconn
+    connection.send_query(sql.encode())
+    results = []
+    while result := connection.get_result():
+        if result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
+            while connection.get_result():
+                pass
+            raise psycopg.errors.error_from_result(result)
+        results.append(result)
+    return results
 
 
 class Database:
@@ -70,8 +79,9 @@ class Database:
     def __init__(self, sessions, connect):
         self.sessions = {name: connect(autocommit=True, prepare_threshold=2) for name in sessions}
         for name, session in self.sessions.items():
-            session.execute(f"SET rowclaim.actor = '{name[0]}'; SET client_min_messages = error; SET statement_timeout = '300s'")
-        self.replica = Replica(connect(autocommit=True, prepare_threshold=2), COPY, ("main", "side"))
+            ask(session, f"SET rowclaim.actor = '{name[0]}'; SET client_min_messages = error; SET statement_timeout = '300s'; "
+                f"PREPARE state (bigint, bigint) AS {STATE}")
+        self.replica = Replica(connect(autocommit=True), COPY, ("main", "side"))
         self.stashes = []  # the model counts them from 1
         self.open = None
 
@@ -82,36 +92,32 @@ class Database:
     def run(self, session, kind, *args):
         """The result of a statement. Raises Refused with its SQLSTATE if it fails."""
         connection = self.sessions[session]
-        simple = {"begin": "BEGIN", "rollback": "ROLLBACK", "commit_transaction": "COMMIT"}.get(kind)
-        if kind == "savepoint":
-            simple = f"SAVEPOINT {args[0]}"
-        elif kind == "rollback_to":
-            simple = f"ROLLBACK TO {args[0]}"
+        control = {"begin": "BEGIN", "savepoint": "SAVEPOINT {}", "rollback_to": "ROLLBACK TO {}", "rollback": "ROLLBACK",
+                   "commit_transaction": "COMMIT"}.get(kind)
         if kind == "begin":
             self.open = session
         elif kind in ("rollback", "commit_transaction"):
             self.open = None
         try:
-            if simple:
-                connection.execute(simple)
+            if control:
+                ask(connection, control.format(*args))
                 return None
             if self.open:
-                connection.execute("SAVEPOINT statement")
+                ask(connection, "SAVEPOINT statement")
             sql, values = getattr(self, kind)(*args)
             cursor = connection.execute(sql, values)
+            if self.open:
+                ask(connection, "RELEASE SAVEPOINT statement")
             if kind in ("insert", "update", "delete"):
                 return cursor.rowcount
             result = cursor.fetchone()[0] if cursor.description else None
             return result is not None if kind == "commit_changes" else result
         except psycopg.Error as error:
-            if self.open and not simple:
-                connection.execute("ROLLBACK TO SAVEPOINT statement")
+            if self.open and not control:
+                ask(connection, "ROLLBACK TO SAVEPOINT statement; RELEASE SAVEPOINT statement")
             if error.sqlstate is None or error.sqlstate.startswith("XX"):
                 raise
             raise Refused(error.sqlstate) from error
-        finally:
-            if self.open and not simple:
-                connection.execute("RELEASE SAVEPOINT statement")
 
     def insert(self, table, key, values):
         return f"INSERT INTO {table} VALUES ({', '.join(['%s'] * (len(values) + 1))})", (key, *values)
@@ -156,19 +162,21 @@ class Database:
                 (self.stashes.index(number) if number in self.stashes else 1_000_000,))
 
     def state(self, session):
-        """What there is, as the session sees it: a State but for the committed rows, and what is wrong with it."""
-        found = self.sessions[session].execute(STATE).fetchone()[0]
+        """What there is, as the session sees it: rows, entries and claims, the stash, new changesets, what is wrong."""
+        found = json.loads(ask(self.sessions[session], f"EXECUTE state({self.replica.seen['main']}, {self.replica.seen['side']})")[0]
+                           .get_value(0, 0))
         state, wrong = {name: {t: {} for t in COLUMNS} for name in ("rows", "entries", "claims")}, []
+        drafts = {(draft, journal): actor for draft, journal, actor in found["drafts"] or ()}
         dirty = set()
         for table in COLUMNS:
-            for key, values, version, owner, is_dirty in found[table] or ():
+            for key, values, version, owner, draft in found[table] or ():
                 state["rows"][table][key] = (tuple(values), version, owner)
-                if is_dirty:
+                if table not in TRANSACTION and (draft, JOURNAL[table]) in drafts:
                     dirty.add((table, key))
-        for relation, key, actor, base, version, base_key, op in found["entries"] or ():
+        for relation, key, draft, base, version, base_key, op in found["entries"] or ():
             values = None if base is None else tuple(base[c] for c in COLUMNS[relation])
             key, base_key = int(key), None if base_key is None else int(base_key)
-            state["entries"][relation][key] = (actor, values, version, base_key)
+            state["entries"][relation][key] = (drafts.get((draft, JOURNAL[relation])), values, version, base_key)
             if (op == "d") == (key in state["rows"][relation]) or (base is None) != (op == "i"):
                 wrong.append(f"entry of {relation} {key} has op {op}")
             if op != "d" and (relation, key) not in dirty:
@@ -181,4 +189,4 @@ class Database:
         for actor, relation, key, op, base, mine in found["stash"] or ():
             row = lambda image: image and tuple(image[c] for c in ("id",) + COLUMNS[relation])
             stash.append((actor, relation, int(key), op, row(base), row(mine)))
-        return state, stash, wrong
+        return state, stash, found["journal"] or (), wrong

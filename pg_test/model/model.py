@@ -6,15 +6,18 @@
   DURATION=300  how long, at most
   EPISODE=1000  after so many statements all starts from nothing again
   SHRINK=180    how many seconds a failure may take to be made shorter
+  WORKERS=2     how many processes share the episodes, each with its own database; one for each processor
 
 A failure is shrunk to a short script, which is printed as the statements of its sessions.
 """
 
 import json
+import multiprocessing
 import os
 import random
 import sys
 import time
+from collections import Counter
 
 sys.dont_write_bytecode = True
 import psycopg  # noqa: E402
@@ -129,12 +132,12 @@ def random_renew(world, rng, me):
 
 
 def random_release_row(world, rng, me):
-    table = rng.choice([t for t in COLUMNS if t != "move" or not world.state.captured])
+    table = rng.choice(list(COLUMNS))
     return "release_row", table, some_key(world, rng, table, me)
 
 
 def random_release_rows(world, rng, me):
-    return "release_rows", rng.choice([t for t in COLUMNS if t != "move" or not world.state.captured])
+    return "release_rows", rng.choice(list(COLUMNS))
 
 
 def random_release_actor(world, rng, me):
@@ -142,8 +145,7 @@ def random_release_actor(world, rng, me):
 
 
 def random_commit_changes(world, rng, me):
-    # Whether rows that this transaction has changed in `move` are released then is open.
-    return "commit_changes", rng.choice(["main", "main", "side"]), rng.random() < 0.3 and not world.state.captured
+    return "commit_changes", rng.choice(["main", "main", "side"]), rng.random() < 0.3
 
 
 def random_discard_changes(world, rng, me):
@@ -179,7 +181,7 @@ def outcome(run, step):
 
 
 def differences(what, found, wanted):
-    return [f"{what}: {found[k] if k in found else 'missing'} in the database, {wanted[k] if k in wanted else 'missing'} "
+    return [] if found == wanted else [f"{what}: {found[k] if k in found else 'missing'} in the database, {wanted[k] if k in wanted else 'missing'} "
             f"in the model: {k}" for k in sorted({*found, *wanted}, key=repr) if found.get(k) != wanted.get(k)]
 
 
@@ -193,57 +195,59 @@ def take_step(world, database, step):
     if not right:
         raise Mismatch(f"the outcome is {found}, not {wanted}")
     compare(world, database, step[0])
-    if world.session is None:
-        compare_journal(world, database)
 
 
 def compare(world, database, session):
-    state, stash, wrong = database.state(session)
+    state, stash, entries, wrong = database.state(session)
     mine = world.state
     for table in COLUMNS:
         wrong += differences(f"row of {table}", state["rows"][table], {k: tuple(r) for k, r in mine.rows[table].items()})
         wrong += differences(f"entry of {table}", state["entries"][table],
                              {k: tuple(e) for k, e in mine.entries[table].items()})
         wrong += differences(f"claim on {table}", state["claims"][table], mine.claims[table])
-    if sorted(stash, key=repr) != sorted(mine.stash.values(), key=repr):
+    if stash != list(mine.stash.values()) and sorted(stash, key=repr) != sorted(mine.stash.values(), key=repr):
         wrong.append(f"stash: {stash} in the database, {list(mine.stash.values())} in the model")
     if wrong:
         raise Mismatch("\n".join(wrong))
     # In what order an actor's rows go to the stash is open.
     mine.stash = dict(enumerate(stash, 1))
+    # What is not committed yet does not replicate.
+    if world.session is None and (entries or mine.changesets):
+        compare_journal(world, database, entries)
 
 
-def compare_journal(world, database):
+def compare_journal(world, database, entries):
     wanted, world.state.changesets = world.state.changesets, []
     try:
-        found = [(journal, actor, sorted(map(tuple, changes), key=repr)) for journal, actor, changes in database.replica.replay()]
+        found = [(journal, actor, sorted(map(tuple, changes), key=repr))
+                 for journal, actor, changes in database.replica.replay_entries(entries)]
     except (psycopg.Error, Diverged) as error:
         raise Mismatch(f"the journal cannot be replayed: {error}") from error
     if sorted(found) != sorted(wanted):
         raise Mismatch(f"journal: {found} in the database, {wanted} in the model")
-    if found:
-        wrong = [line for table in COLUMNS for line in
-                 differences(f"replayed row of {table}", database.replica.rows(table), world.state.committed[table])]
-        if wrong:
-            raise Mismatch("\n".join(wrong))
+    changed = {table for _, _, changes in found for _, table, *_ in changes}
+    wrong = [line for table in changed for line in
+             differences(f"replayed row of {table}", database.replica.rows(table), world.state.committed[table])]
+    if wrong:
+        raise Mismatch("\n".join(wrong))
 
 
 # Running
 
 class Server:
-    """A database on the server that libpq's environment names."""
+    """A database of its own on the server that libpq's environment names."""
 
-    def __init__(self):
-        self.admin = psycopg.connect(dbname="postgres", autocommit=True)
-        self.admin.execute("CREATE DATABASE model")
-        self.admin.close()
-        self.admin = psycopg.connect(dbname="model", autocommit=True)
+    def __init__(self, name):
+        with psycopg.connect(dbname="postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        self.connect = lambda **how: psycopg.connect(dbname=name, **how)
+        self.admin = self.connect(autocommit=True)
         create(self.admin)
 
     def run(self, steps):
         """Takes the steps (a list, or a function of the world) from the start. The steps taken and what is wrong."""
         reset(self.admin)
-        database, world, taken = Database(SESSIONS, lambda **how: psycopg.connect(dbname="model", **how)), World(), []
+        database, world, taken = Database(SESSIONS, self.connect), World(), []
         try:
             for step in steps(world) if callable(steps) else steps:
                 if applicable(world, step):
@@ -272,40 +276,64 @@ class Server:
         return steps, wrong
 
 
-def setting(name, default):
-    return os.environ.get(name) or default
+class Plan:
+    """What to run; every process has a copy, and a server of its own."""
 
+    def __init__(self):
+        seed = os.environ.get("SEED") or "1"
+        self.seed = time.time_ns() % 1_000_000_000 if seed == "now" else int(seed)
+        number = lambda name, default: int(os.environ.get(name) or default)
+        self.limit, self.seconds, self.length = number("STEPS", 100_000), number("DURATION", 300), number("EPISODE", 1000)
+        self.shrink, self.workers = number("SHRINK", 180), number("WORKERS", os.cpu_count() or 1)
+        self.end = time.monotonic() + self.seconds
+        self.server = None
 
-def main():
-    seed = setting("SEED", "1")
-    seed = time.time_ns() % 1_000_000_000 if seed == "now" else int(seed)
-    limit, seconds = int(setting("STEPS", "100000")), int(setting("DURATION", "300"))
-    length, server = int(setting("EPISODE", "1000")), Server()
-    print(f"seed {seed}, at most {limit} statements or {seconds} seconds", flush=True)
-    start, done, outcomes, shown = time.monotonic(), 0, {}, 0
-    while done < limit and time.monotonic() - start < seconds:
-        rng = random.Random(f"{seed}/{done}")
+    def start_worker(self):
+        global plan
+        plan = self
+        self.server = Server(f"model_{os.getpid()}")
+
+    def episode(self, first):
+        """Statements from the `first` on: what kinds they were, and what went wrong."""
+        rng = random.Random(f"{self.seed}/{first}")
 
         def steps(world):
-            for _ in range(min(length, limit - done)):
-                if time.monotonic() - start > seconds:
+            for _ in range(min(self.length, self.limit - first)):
+                if time.monotonic() > self.end:
                     return
                 yield choose(world, rng)
 
-        taken, wrong = server.run(steps)
+        taken, wrong = self.server.run(steps) if time.monotonic() < self.end else ([], None)
         if wrong:
-            print(f"statement {done + len(taken)}: {wrong}\nshrinking", flush=True)
-            taken, wrong = server.shrink(taken, wrong, int(setting("SHRINK", "180")))
-            print("\n".join(json.dumps(step) for step in taken), wrong, sep="\n")
-            sys.exit(f"model: failed at SEED={seed} after {done} statements that went well")
-        done += len(taken)
-        for step in taken:
-            outcomes[step[1]] = outcomes.get(step[1], 0) + 1
-        if time.monotonic() - start >= shown + 60:
-            shown = time.monotonic() - start
-            print(f"{done} statements, {shown:.0f} s", flush=True)
-    print(", ".join(f"{count} {kind}" for kind, count in sorted(outcomes.items())))
-    print(f"{done} statements in {time.monotonic() - start:.0f} s: tables, claims, drafts, stash, journal and replay "
+            print(f"statement {first + len(taken)}: {wrong}\nshrinking", flush=True)
+            script, wrong = self.server.shrink(taken, wrong, self.shrink)
+            wrong = "\n".join([*map(json.dumps, script), wrong])
+        return Counter(step[1] for step in taken), wrong
+
+
+plan = None
+
+
+def episode(first):
+    return plan.episode(first)
+
+
+def main():
+    plan, kinds, start, shown = Plan(), Counter(), time.monotonic(), 0
+    print(f"seed {plan.seed}, at most {plan.limit} statements or {plan.seconds} seconds, {plan.workers} processes", flush=True)
+    with multiprocessing.Pool(plan.workers, plan.start_worker) as pool:
+        for counted, wrong in pool.imap_unordered(episode, range(0, plan.limit, plan.length)):
+            kinds += counted
+            if wrong:
+                print(wrong)
+                sys.exit(f"model: failed at SEED={plan.seed} after {kinds.total()} statements")
+            if time.monotonic() - start >= shown + 60:
+                shown = time.monotonic() - start
+                print(f"{kinds.total()} statements, {shown:.0f} s", flush=True)
+    if not kinds:
+        sys.exit("model: no statement was run")
+    print(", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+    print(f"{kinds.total()} statements in {time.monotonic() - start:.0f} s: tables, claims, drafts, stash, journal and replay "
           "were as the model says after each")
 
 

@@ -14,20 +14,23 @@ class Replica:
         self.seen = dict.fromkeys(journals, 0)
 
     def replay(self):
-        """What is new in the journals: (journal, actor, [(op, table, key, new)])."""
-        changesets = []
+        """Reads what is new in the journals and replays it."""
         for journal in self.seen:
-            entries = self.connection.execute(
-                "SELECT seq, part, actor, changes FROM rowclaim.journal WHERE journal = %s AND seq > %s "
-                "AND kind = 'changeset' ORDER BY seq, part", (journal, self.seen[journal])).fetchall()
-            for seq, _, actor, changes in entries:
-                self.seen[journal] = seq
-                shown = []
-                for change in changes:
-                    table, key = change["table"].split(".")[1], change["key"]["id"]
-                    self.apply(seq, change["op"], table, key, change.get("old") or {}, change.get("new"))
-                    shown.append((change["op"], table, key, change.get("new")))
-                changesets.append((journal, actor, shown))
+            self.replay_entries(self.connection.execute(
+                "SELECT journal, seq, actor, changes FROM rowclaim.journal WHERE journal = %s AND seq > %s "
+                "AND kind = 'changeset' ORDER BY seq, part", (journal, self.seen[journal])).fetchall())
+
+    def replay_entries(self, entries):
+        """Replays (journal, seq, actor, changes); returns (journal, actor, [(op, table, key, new)])."""
+        changesets = []
+        for journal, seq, actor, changes in entries:
+            self.seen[journal] = seq
+            shown = []
+            for change in changes:
+                table, key = change["table"].split(".")[1], change["key"]["id"]
+                self.apply(seq, change["op"], table, key, change.get("old") or {}, change.get("new"))
+                shown.append((change["op"], table, key, change.get("new")))
+            changesets.append((journal, actor, shown))
         return changesets
 
     def apply(self, seq, op, table, key, old, new):

@@ -246,7 +246,8 @@ class State:
     def append(self, me, journal, touched):
         """One changeset of rows (table, key, base, version, reborn); how many changes."""
         changes, after = [], {t: dict(d) for t, d in self.committed.items()}
-        arrive = []
+        arrive, depends = [], False
+        parts = {(table, key) for table, key, *_ in touched}
         for table, key, base, version, reborn in touched:
             row = self.rows[table].get(key)
             was = dict(zip(("id",) + COLUMNS[table], base)) if base else None
@@ -265,6 +266,8 @@ class State:
                 row = row._replace(version=version, owner=self.claims[table].get(key, (None,))[0])
                 self.rows[table][key] = row
             now = {"id": key, **dict(zip(COLUMNS[table], row.values))}
+            depends |= any(value != (was or {}).get(column) and self.refers_to_draft(table, column, value, parts)
+                           for column, value in now.items())
             if base is None:
                 changes.append(("insert", table, key, now))
                 arrive.append((table, key, row.values))
@@ -279,13 +282,22 @@ class State:
                 old if c in left_out else v for c, old, v in zip(COLUMNS[table], before, row.values))))
         for table, key, values in arrive:
             after[table][key] = values
-        states = broken(after)
-        if states:
+        if depends or broken(after):
             raise Refused(DIRTY)
         self.committed = after
         if changes:
             self.changesets.append((journal, me, sorted(changes, key=repr)))
         return len(changes)
+
+    def refers_to_draft(self, table, column, value, parts):
+        """Is the row that this reference means now, only so because of a draft that is not part of the commit?"""
+        parent, target = REFERENCES.get(table, {}).get(column, (None, None))
+        if parent is None or value is None:
+            return False
+        at = 0 if target == "id" else 1 + COLUMNS[parent].index(target)
+        key = next((k for k, row in self.rows[parent].items() if (k, *row.values)[at] == value), None)
+        entry = self.entries[parent].get(key) if (parent, key) not in parts else None
+        return entry is not None and (entry.base is None or whole(key, entry)[at] != value)
 
     def end_transaction(self, me):
         """What `transaction` tables say at COMMIT."""
@@ -315,6 +327,8 @@ class State:
         for table, key, claim in moved:
             self.claims[table][key] = claim
         for table, key, row in back:
+            if key in self.entries[table] and key not in self.rows[table]:
+                raise Refused(DIRTY)
             if key in self.rows[table]:
                 raise Refused(UNIQUE_BROKEN, REFERENCE_BROKEN)
             self.rows[table][key] = row
@@ -381,15 +395,16 @@ class State:
 
     def release_row(self, me, table, key):
         row, entry = self.rows[table].get(key), self.entries[table].get(key)
-        changed = entry or (table, key) in self.captured
         if entry and entry.actor != me or row and row.owner not in (None, me):
             raise Refused(HELD)
-        if changed or not row and self.claims[table].get(key, (None,))[0] == me:
+        if entry:
             raise Refused(DIRTY)
-        if not row or row.owner is None:
+        if self.claims[table].get(key, (None,))[0] != me:
             return False
-        self.rows[table][key] = row._replace(owner=None)
+        # What commits with the transaction does so without the claim.
         del self.claims[table][key]
+        if row:
+            self.rows[table][key] = row._replace(owner=None)
         return True
 
     def release(self, me, table, keep_dirty=False):

@@ -222,3 +222,35 @@ SELECT id, v, row_version FROM chain ORDER BY id;
 ROLLBACK;
 SELECT * FROM committed();
 SELECT id, v FROM chain ORDER BY id;
+-- A row cannot be put back alone while its key is another deleted row's; both can.
+CREATE TABLE turn (id int PRIMARY KEY, v text);
+INSERT INTO turn VALUES (3, 'v3'), (6, 'v6');
+SELECT enable_claims('turn', 'auto');
+CREATE PROCEDURE take_turns() LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE turn SET id = 4 WHERE id = 6;
+    UPDATE turn SET id = 6 WHERE id = 3;
+    DELETE FROM turn WHERE id = 6;
+END $$;
+CALL take_turns();
+SELECT expect('SELECT discard_changes(target => ''turn'', key => ''4'')');
+SELECT expect('SELECT steal_row(''turn'', 4)');
+SET rowclaim.actor = 'bob';
+SELECT expect('SELECT steal_row(''turn'', 4)');
+SET rowclaim.actor = 'alice';
+DELETE FROM turn WHERE id = 4;
+SELECT expect('SELECT discard_changes(target => ''turn'', key => ''4'')');
+SELECT expect('SELECT discard_changes(target => ''turn'', key => ''6'')');
+SELECT expect('SELECT discard_changes(target => ''turn'', key => ''4'')');
+SELECT id, v, row_draft IS NULL AS clean FROM turn ORDER BY id;
+CALL take_turns();
+SELECT discard_changes(target => 'turn');
+SELECT id, v FROM turn ORDER BY id;
+CALL take_turns();
+SELECT release_actor('alice');
+SELECT id, v, row_draft IS NULL AS clean FROM turn ORDER BY id;
+-- So when claims are disabled by force, with changes from several transactions.
+UPDATE turn SET id = 4 WHERE id = 6;
+UPDATE turn SET id = 6 WHERE id = 3;
+SELECT disable_claims('turn', force => true);
+SELECT id, v FROM turn ORDER BY id;

@@ -8,6 +8,7 @@ use crate::entry::{by_base_key, entries, Entry};
 use crate::error::{check, Error, Result};
 use crate::holder::{self, held_by};
 use crate::image;
+use crate::key::key_datums;
 use crate::ownership::{changes, same, version_datum, version_of, Ownership};
 use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
@@ -104,17 +105,18 @@ fn own_entry(table: &Table, store: &Store, key: &str, me: &Rc<str>) -> Result<Op
     }
 }
 
-/// A key that a row has left in somebody else's draft is theirs until they commit.
-fn check_base_key(table: &Table, store: &Store, key: &str, me: &Rc<str>) -> Result<()> {
-    let Some(found) = by_base_key(store, table.root, key) else { return Ok(()) };
-    let draft = Entry::of(&found).draft;
+/// A key that a row has left in somebody else's draft is theirs until they commit. Returns the version with which a row
+/// has left it in a draft of mine.
+fn check_base_key(table: &Table, store: &Store, key: &str, me: &Rc<str>) -> Result<Option<i64>> {
+    let Some(found) = by_base_key(store, table.root, key) else { return Ok(None) };
+    let Entry { draft, version, .. } = Entry::of(&found);
     let stamp = draft::status(table, Some(draft), me);
     match &stamp {
         Stamp::Other(who) if settings::enforce() => {
             let held = Ownership { owner: None, version: 0, draft: Some(draft) };
             Err(held_by(table, key, who, &stamp, &held))
         }
-        _ => Ok(()),
+        _ => Ok(version),
     }
 }
 
@@ -153,14 +155,19 @@ fn insert(call: &Call) -> Result<()> {
     }
     if table.committing == Committing::Transaction {
         record_base(&table, &key, None, None);
-        return Ok(());
+        // The claim of a row that this transaction has deleted serves the one that takes its place.
+        let owner = if draft::has_vacated(table.root) { holder::owner(table.root, &key) } else { None };
+        return owner.map_or(Ok(()), |owner| complete(&table, row, &[(Own::Owner, Some(text_datum(&owner)))]));
     }
     let store = entries();
     let mut set: Vec<(Own, Option<pg_sys::Datum>)> = Vec::new();
     match own_entry(&table, &store, &key, &me)? {
         None => {
-            check_base_key(&table, &store, &key, &me)?;
+            let left = check_base_key(&table, &store, &key, &me)?;
             store.insert(&Entry::inserted(id, table.relid).row(table.root, &key));
+            if let Some(version) = left.and_then(|v| v.checked_add(1)) {
+                set.push((Own::Version, Some(version_datum(&table, version)?)));
+            }
         }
         Some(found) => {
             let former = Entry::of(&found);
@@ -267,7 +274,7 @@ fn update(call: &Call) -> Result<()> {
     if table.committing == Committing::Transaction {
         if first || changed.external {
             let base = base_image(&table, old, (!changed.key).then_some(new));
-            record_base(&table, &old_key, Some(base), Some(before.version));
+            record_base(&table, &old_key, Some(base), first.then_some(before.version));
         }
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
@@ -315,7 +322,8 @@ struct Images {
 fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Images>, me: &Rc<str>) -> Result<()> {
     if table.committing == Committing::Transaction {
         if old_key != new_key {
-            holder::rekey(table.root, old_key, new_key);
+            draft::vacate(table.root);
+            holder::exchange(table.root, old_key, new_key, Some(old_key));
         }
         draft::record_rekey(table, old_key, new_key);
         return Ok(());
@@ -323,7 +331,9 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
     let store = entries();
     let giving = images.as_ref().is_some_and(|images| gives(table, images.old, images.new));
     if old_key != new_key {
-        check_base_key(table, &store, new_key, me)?;
+        if let Some(version) = check_base_key(table, &store, new_key, me)? {
+            exceed(table, new_key, version)?;
+        }
     }
     let Some(found) = own_entry(table, &store, old_key, me)? else {
         let (base, version) = match images {
@@ -370,6 +380,9 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
         return Ok(());
     };
     let tombstone = Entry::of(&taken);
+    if let Some(version) = tombstone.version {
+        exceed(table, new_key, version)?;
+    }
     let op = if tombstone.base.is_some() { b'u' } else { b'i' };
     store.update(&taken, &Entry { op, draft: id, ..tombstone }.row(table.root, new_key));
     // The row takes the place of the deleted one; what it was is now the deleted one.
@@ -392,6 +405,21 @@ fn rekey(table: &Table, old_key: &str, new_key: &str, id: i64, images: Option<Im
     }
     store.delete(&found);
     holder::exchange(table.root, old_key, new_key, None);
+    Ok(())
+}
+
+/// The row that is at a key now has a higher version than the one before, lest who has read that takes it for the same.
+fn exceed(table: &Table, key: &str, version: i64) -> Result<()> {
+    xact::bump_command();
+    let mut rows = Rows::open(table.root)?;
+    if rows.find(&key_datums(&rows.table, key)?, Look::Latest)?.is_some() {
+        let leaf = rows.leaf_table();
+        let lower = version_of(&leaf, rows.values()).is_some_and(|present| present <= version);
+        if let (true, Some(next)) = (lower, version.checked_add(1)) {
+            rows.write(&[(leaf.version_column, Some(version_datum(&leaf, next)?))]);
+            xact::bump_command();
+        }
+    }
     Ok(())
 }
 
@@ -422,6 +450,7 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
     let held = Ownership::of(table, row);
     let stamp = draft::status(table, held.draft, me);
     if table.committing == Committing::Transaction {
+        draft::vacate(table.root);
         if stamp == Stamp::Clean {
             record_base(table, &key, Some(base_image(table, row, None)), version_of(table, row));
         } else {

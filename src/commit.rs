@@ -22,12 +22,11 @@ use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::store::{self, Index, Layout, Store};
-use crate::pg::value::text_datum;
 use crate::pg::xact::{self, ActiveSnapshot, Moment};
 use crate::release;
 use crate::replay;
 use crate::settings;
-use crate::table::{Committing, Table};
+use crate::table::Table;
 use pgrx::pg_sys;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
@@ -38,8 +37,8 @@ struct Touched {
     key: String,
     base: Option<String>,
     version: Option<i64>,
-    /// Deleted and inserted again in one transaction of a table that commits with it.
-    reborn: bool,
+    /// The version that the row must exceed: of a row that had its key before.
+    exceeds: Option<i64>,
 }
 
 /// Collects net changes in the order of capture, with what is needed to order them.
@@ -51,8 +50,8 @@ struct Changes {
     depends: Depends,
     /// Keys of deleted rows whose claims end with the commit.
     deleted: Vec<(pg_sys::Oid, String)>,
-    /// Rows deleted and inserted again in one transaction: their claim and version go on.
-    reborn: Vec<(pg_sys::Oid, String, i64)>,
+    /// Rows that get a version, because their keys had a higher one before.
+    raised: Vec<(pg_sys::Oid, String, i64)>,
 }
 
 /// A table changes come from.
@@ -89,7 +88,7 @@ impl Changes {
         let base = touched.base.as_deref().map(image::parse_image).transpose()?;
         let mut text = String::new();
         let mut version = touched.version.unwrap_or_default();
-        let mut reborn = false;
+        let mut raised = false;
         if present {
             let leaf = source.rows.leaf_table();
             let values = source.rows.values();
@@ -99,10 +98,9 @@ impl Changes {
                 None => true,
             });
             version = version_of(&leaf, values).unwrap_or_default();
-            // A row deleted and inserted again in one transaction starts at version 1, as does one that took its place.
-            if let (Committing::Transaction, Some(was)) = (table.committing, touched.version) {
-                reborn = touched.reborn || version <= was;
-                version = if reborn { version.max(was + 1) } else { version };
+            raised = touched.exceeds.is_some_and(|former| version <= former);
+            if let (true, Some(former)) = (raised, touched.exceeds) {
+                version = former.saturating_add(1);
             }
         }
         // Former and present values, and the change that has both.
@@ -124,8 +122,8 @@ impl Changes {
             (Some(base), Some(now)) => {
                 let (old, new) = diff::changed(base, now);
                 if new.is_empty() {
-                    if reborn {
-                        self.reborn.push((touched.root, touched.key.clone(), version));
+                    if raised {
+                        self.raised.push((touched.root, touched.key.clone(), version));
                     }
                     return Ok(());
                 }
@@ -152,15 +150,15 @@ impl Changes {
         self.spool.push(&change);
         if op == Op::Delete {
             self.deleted.push((touched.root, touched.key.clone()));
-        } else if reborn {
-            self.reborn.push((touched.root, touched.key.clone(), version));
+        } else if raised {
+            self.raised.push((touched.root, touched.key.clone(), version));
         }
         Ok(())
     }
 
     /// Appends everything as one changeset.
     fn append(mut self, journal: &Journal, head: &Head) -> Result<i64> {
-        self.end_claims()?;
+        self.settle_rows()?;
         self.tables.clear();
         let order = std::mem::take(&mut self.order).solve(self.spool.len());
         let seq = journal.append(head, &mut self.spool, order.as_deref())?;
@@ -168,23 +166,17 @@ impl Changes {
         Ok(seq)
     }
 
-    /// Claims end with their row; a claimed row that was deleted and inserted again in one
-    /// transaction gets its owner back.
-    fn end_claims(&mut self) -> Result<()> {
+    /// Claims end with their row; a key's versions never fall.
+    fn settle_rows(&mut self) -> Result<()> {
         for (root, key) in std::mem::take(&mut self.deleted) {
             holder::forget(root, &key);
         }
-        for (root, key, version) in std::mem::take(&mut self.reborn) {
-            let owner = holder::owner(root, &key);
+        for (root, key, version) in std::mem::take(&mut self.raised) {
             let source = self.source(root)?;
             let key = key_datums(&source.rows.table, &key)?;
             if source.rows.find(&key, Look::Latest)?.is_some() {
                 let leaf = source.rows.leaf_table();
-                let mut set = vec![(leaf.version_column, Some(version_datum(&leaf, version)?))];
-                if let Some(owner) = &owner {
-                    set.push((leaf.owner_column, Some(text_datum(owner))));
-                }
-                source.rows.write(&set);
+                source.rows.write(&[(leaf.version_column, Some(version_datum(&leaf, version)?))]);
             }
         }
         Ok(())
@@ -222,7 +214,7 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
             let head = Head { kind: "changeset", actor: &actor, base, message };
             seq = Some(changes.append(&journal, &head)?);
         } else {
-            changes.end_claims()?;
+            changes.settle_rows()?;
         }
     }
     if release {
@@ -317,7 +309,7 @@ fn commit_transaction(mut captured: Captured) -> Result<()> {
         Lock::Base { journal: journal.id }.acquire(Mode::Share);
         let mut changes = Changes::default();
         let scratch = Scratch::new();
-        for row in rows.iter().filter(|row| row.group == group as u32 && row.alive) {
+        for row in rows.iter().filter(|row| row.group == group as u32) {
             let _entered = scratch.enter();
             // A table dropped or disabled since has nothing to say.
             if Table::find(row.root)?.is_some() {
@@ -329,7 +321,7 @@ fn commit_transaction(mut captured: Captured) -> Result<()> {
             let head = Head { kind: "changeset", actor: &actor, base: None, message: settings::message() };
             changes.append(&journal, &head)?;
         } else {
-            changes.end_claims()?;
+            changes.settle_rows()?;
         }
     }
     Ok(())
@@ -343,8 +335,8 @@ struct NetRow {
     bases: Vec<u32>,
     version: Option<i64>,
     group: u32,
-    alive: bool,
-    reborn: bool,
+    /// The highest version of a former row with its key.
+    exceeds: Option<i64>,
 }
 
 impl NetRow {
@@ -358,7 +350,13 @@ impl NetRow {
                 None => image,
             });
         }
-        Ok(Touched { root: self.root, key: captured.text(self.key), base, version: self.version, reborn: self.reborn })
+        Ok(Touched {
+            root: self.root,
+            key: captured.text(self.key),
+            base,
+            version: self.version,
+            exceeds: self.exceeds,
+        })
     }
 }
 
@@ -367,19 +365,27 @@ impl NetRow {
 fn net(captured: &mut Captured) -> Vec<NetRow> {
     let mut rows: Vec<NetRow> = Vec::new();
     let mut places: HashMap<(u32, String), u32> = HashMap::new();
+    // The versions with which rows have left their keys.
+    let mut left: HashMap<(u32, String), i64> = HashMap::new();
     for event in std::mem::take(&mut captured.events) {
         match event {
             Event::Base { root, key, base, version, group } => {
-                match places.entry((root.to_u32(), captured.text(key))) {
+                let place = (root.to_u32(), captured.text(key));
+                let exceeds = left.get(&place).copied();
+                match places.entry(place) {
+                    // More of the image of a row whose insertion is not told yet: it runs in the same statement.
+                    Slot::Vacant(_) if base.is_some() && version.is_none() => {}
                     Slot::Vacant(free) => {
                         free.insert(rows.len() as u32);
                         let bases = base.into_iter().collect();
-                        rows.push(NetRow { root, key, bases, version, group, alive: true, reborn: false });
+                        rows.push(NetRow { root, key, bases, version, group, exceeds });
                     }
                     Slot::Occupied(known) => {
                         let row = &mut rows[*known.get() as usize];
+                        if base.is_none() {
+                            row.exceeds = row.exceeds.max(row.version);
+                        }
                         if !row.bases.is_empty() {
-                            row.reborn |= base.is_none();
                             row.bases.extend(base);
                         }
                     }
@@ -388,15 +394,22 @@ fn net(captured: &mut Captured) -> Vec<NetRow> {
             Event::Rekey { root, old, new } => {
                 let (from, to) = ((root.to_u32(), captured.text(old)), (root.to_u32(), captured.text(new)));
                 let Some(at) = places.get(&from).copied() else { continue };
-                let row = &mut rows[at as usize];
-                if !places.contains_key(&to) {
+                if from == to {
+                    continue;
+                }
+                if let Some(deleted) = places.get(&to) {
+                    // The deleted row counts as changed, the one that took its key as deleted.
+                    let deleted = &mut rows[*deleted as usize];
+                    deleted.exceeds = deleted.exceeds.max(deleted.version);
+                } else {
+                    let row = &mut rows[at as usize];
                     row.key = new;
+                    row.exceeds = row.exceeds.max(left.get(&to).copied());
+                    if let Some(version) = row.version {
+                        left.entry(from.clone()).or_insert(version);
+                    }
                     places.remove(&from);
                     places.insert(to, at);
-                } else if from != to && row.bases.is_empty() {
-                    // A new row took the key of a deleted one: that row counts as changed.
-                    row.alive = false;
-                    places.remove(&from);
                 }
             }
         }

@@ -56,7 +56,8 @@ struct Current {
 /// One captured fact of a `transaction` table, in order of happening. Texts are numbers of the
 /// spool: a transaction may touch millions of rows.
 pub enum Event {
-    /// A row was touched for the first time in this transaction; no `base`: it did not exist.
+    /// A row was touched for the first time in this transaction; no `base`: it did not exist; no `version`: this only adds
+    /// values stored out of line to the image.
     Base { root: pg_sys::Oid, key: u32, base: Option<u32>, version: Option<i64>, group: u32 },
     /// A row's key changed.
     Rekey { root: pg_sys::Oid, old: u32, new: u32 },
@@ -94,6 +95,8 @@ struct Transaction {
     moving: Option<Moving>,
     /// Relations whose updated rows the capture trigger has to look at.
     watched: HashSet<u32, ByNumber>,
+    /// `transaction` tables with rows that have left their keys.
+    vacated: HashSet<u32, ByNumber>,
     moved: HashMap<(u32, String), (String, SubId)>,
 }
 
@@ -322,6 +325,16 @@ fn closed_here(drafts: &[DraftKey]) {
             }
         }
     });
+}
+
+/// Notes that a row of a `transaction` table leaves its key: deleted, or moved to another one.
+pub fn vacate(root: pg_sys::Oid) {
+    with(|tx| tx.vacated.insert(root.to_u32()));
+}
+
+/// May a new row of the table have the key of one that this transaction has deleted?
+pub fn has_vacated(root: pg_sys::Oid) -> bool {
+    with(|tx| tx.vacated.contains(&root.to_u32()))
 }
 
 /// Records that a row of a `transaction` table was touched, and what it was.

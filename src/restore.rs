@@ -23,7 +23,7 @@ use crate::pg::xact;
 use crate::table::Table;
 use pgrx::pg_sys;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Who owns a row after it was put back.
 #[derive(Clone, Copy)]
@@ -378,7 +378,7 @@ pub fn stash_actor(who: &str, reason: Option<&str>) -> Result<i64> {
 /// Everybody's draft rows of one table go to the stash: claims are being disabled by force.
 pub fn stash_table(root: pg_sys::Oid) -> Result<i64> {
     // An actor's drafts together: a row may have the key that one of another of them had.
-    let mut owners: HashMap<String, Vec<DraftKey>> = HashMap::new();
+    let mut owners: BTreeMap<String, Vec<DraftKey>> = BTreeMap::new();
     spi::query(
         "SELECT d.id, d.journal_id, d.actor FROM rowclaim.draft d
          WHERE d.id IN (SELECT draft FROM rowclaim.draft_row WHERE relid = $1) AND d.journal_id = $2 ORDER BY d.id FOR UPDATE",

@@ -77,7 +77,8 @@ class State:
         self.committed = {t: {} for t in COLUMNS}
         self.changesets = []  # those of this statement or transaction
         self.stash = {}  # id -> (actor, table, key, op, base, mine)
-        self.captured = {}  # of `transaction` tables, (table, key) -> (base, version, deleted and inserted again)
+        self.captured = {}  # of `transaction` tables, (table, key) -> (base with key, version, what version it exceeds)
+        self.left = {}  # (table, key) -> the version with which a row of those has left its key
 
     def copy(self):
         other = State.__new__(State)
@@ -85,7 +86,7 @@ class State:
             setattr(other, name, {t: dict(d) for t, d in getattr(self, name).items()})
         other.changesets = list(self.changesets)
         other.stash = dict(self.stash)
-        other.captured = dict(self.captured)
+        other.captured, other.left = dict(self.captured), dict(self.left)
         return other
 
     def values(self):
@@ -133,7 +134,7 @@ class State:
         """The row is about to change: its base is kept."""
         row = self.rows[table][key]
         if table in TRANSACTION:
-            self.captured.setdefault((table, key), (row.values, row.version, False))
+            self.captured.setdefault((table, key), ((key, *row.values), row.version, 0))
         elif key not in self.entries[table]:
             self.entries[table][key] = Entry(me, row.values, row.version)
         else:
@@ -164,12 +165,32 @@ class State:
             if self.taken_by_other(table, new_key, me):
                 errors.add(HELD)
             del self.rows[table][key]
+            if table not in TRANSACTION:
+                former = self.entries[table].get(new_key)
+                former = former.version or 0 if former else self.left_by_entry(table, new_key)
+                row = row._replace(version=max(row.version, former + 1))
             self.rows[table][new_key] = row
-            self.move_entry(table, key, new_key)
+            (self.move_captured if table in TRANSACTION else self.move_entry)(table, key, new_key)
         if errors:
             raise Refused(*errors | broken(self.values()))
         self.check_constraints()
         return count
+
+    def left_by_entry(self, table, key):
+        """The version with which a dirty row has left the key."""
+        return max((e.version for e in self.entries[table].values() if e.base_key == key), default=0)
+
+    def move_captured(self, table, old, new):
+        """What takes a deleted row's place is a change of that one, and is itself deleted."""
+        if (table, new) in self.captured:
+            base, version, exceeds = self.captured[table, new]
+            self.captured[table, new] = base, version, max(exceeds, version or 0)
+        else:
+            base, version, exceeds = self.captured.pop((table, old))
+            self.captured[table, new] = base, version, max(exceeds, self.left.get((table, new), 0))
+            if version:
+                self.left.setdefault((table, old), version)
+        self.exchange_claim(table, old, new, old)
 
     def move_entry(self, table, old, new):
         entries = self.entries[table]
@@ -216,14 +237,16 @@ class State:
             errors.add(HELD)
         row = Row(values)
         if table in TRANSACTION:
-            base, version, _ = self.captured.get((table, key), (None, None, False))
-            self.captured[table, key] = base, version, base is not None
+            base, version, exceeds = self.captured.get((table, key), (None, None, self.left.get((table, key), 0)))
+            self.captured[table, key] = base, version, max(exceeds, version or 0)
+            row = Row(values, owner=self.claims[table].get(key, (None,))[0])
         elif key in self.entries[table]:
             entry = self.entries[table][key]
             owner = self.claims[table].get(key, (None,))[0]
             row = Row(values, (entry.version or 0) + 1, owner if owner == me else None)
             self.entries[table][key] = entry._replace(actor=me)
         else:
+            row = Row(values, 1 + self.left_by_entry(table, key))
             self.entries[table][key] = Entry(me, None, None)
         self.rows[table][key] = row
         if errors:
@@ -235,7 +258,7 @@ class State:
 
     def commit(self, me, journal, release):
         mine = [(t, k, e) for t in COLUMNS if JOURNAL[t] == journal for k, e in self.entries[t].items() if e.actor == me]
-        count = self.append(me, journal, [(t, k, whole(k, e), e.version, False) for t, k, e in mine])
+        count = self.append(me, journal, [(t, k, whole(k, e), 0) for t, k, e in mine])
         for table, key, _ in mine:
             del self.entries[table][key]
         if release:
@@ -244,11 +267,11 @@ class State:
         return count > 0
 
     def append(self, me, journal, touched):
-        """One changeset of rows (table, key, base, version, reborn); how many changes."""
+        """One changeset of rows (table, key, base, what version it exceeds); how many changes."""
         changes, after = [], {t: dict(d) for t, d in self.committed.items()}
         arrive, depends = [], False
         parts = {(table, key) for table, key, *_ in touched}
-        for table, key, base, version, reborn in touched:
+        for table, key, base, exceeds in touched:
             row = self.rows[table].get(key)
             was = dict(zip(("id",) + COLUMNS[table], base)) if base else None
             if row is None:
@@ -260,11 +283,7 @@ class State:
             if row is None:
                 changes.append(("delete", table, base[0], None))
                 continue
-            if reborn:
-                # Claim and version go on.
-                version = max(row.version, version + 1)
-                row = row._replace(version=version, owner=self.claims[table].get(key, (None,))[0])
-                self.rows[table][key] = row
+            row = self.rows[table][key] = row._replace(version=max(row.version, exceeds + 1))
             now = {"id": key, **dict(zip(COLUMNS[table], row.values))}
             depends |= any(value != (was or {}).get(column) and self.refers_to_draft(table, column, value, parts)
                            for column, value in now.items())
@@ -302,9 +321,8 @@ class State:
     def end_transaction(self, me):
         """What `transaction` tables say at COMMIT."""
         if self.captured:
-            touched = [(t, k, base and (k, *base), version, reborn)
-                       for (t, k), (base, version, reborn) in self.captured.items()]
-            self.captured = {}
+            touched = [(table, key, base, exceeds) for (table, key), (base, _, exceeds) in self.captured.items()]
+            self.captured, self.left = {}, {}
             self.append(me, "main", touched)
 
     def put_back(self, selected, owner=None):

@@ -282,3 +282,24 @@ COMMIT;
 SELECT * FROM news();
 SELECT id, v, row_owner FROM own ORDER BY id;
 SELECT * FROM check_claims();
+-- A claim follows what takes a deleted row's place at once: nothing is granted twice.
+SELECT count(*) FROM claim_rows('own', ARRAY[1, 2]);
+BEGIN;
+DELETE FROM own WHERE id = 1;
+INSERT INTO own VALUES (1, 10), (9, 10);
+SELECT id, row_owner FROM own WHERE id IN (1, 9) ORDER BY id;
+SELECT (claim_row('own', 1)).status, (SELECT status FROM claim_rows('own', ARRAY[9]));
+-- 9 takes 2's place and the claim on it; its own ends.
+DELETE FROM own WHERE id = 2;
+UPDATE own SET id = 2 WHERE id = 9;
+DELETE FROM own WHERE id = 1;
+COMMIT;
+SELECT * FROM news();
+SELECT id, v, row_owner FROM own WHERE id < 3 ORDER BY id;
+SELECT * FROM own_claims;
+SELECT * FROM check_claims();
+-- A row that a trigger deletes while it is being inserted never was.
+CREATE FUNCTION unwanted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM other WHERE id = NEW.id; RETURN NULL; END $$;
+CREATE TRIGGER aaa AFTER INSERT ON other FOR EACH ROW WHEN (NEW.v = 666) EXECUTE FUNCTION unwanted();
+INSERT INTO other VALUES (70, 666), (71, 1);
+SELECT * FROM news();

@@ -616,8 +616,8 @@ impl Leaf {
         }
     }
 
-    /// Replaces the found row by the filled one without any trigger or check, waiting for a
-    /// transaction that is changing it.
+    /// Replaces the found row by the filled one without any trigger, waiting for a transaction that is changing it. Nothing
+    /// is checked but what this transaction has written before.
     pub fn overwrite(&mut self) -> Written {
         // SAFETY: both slots hold tuples of the relation; the access method is its own.
         unsafe {
@@ -631,6 +631,9 @@ impl Leaf {
             let mut indexes = false;
             #[cfg(not(feature = "pg15"))]
             let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+            let own = self.fire == Fire::Checks && self.is_own();
+            let mut former = target;
+            let mut recheck = std::ptr::null_mut();
             let result = pg_guard_ffi_boundary(|| match update {
                 Some(update) => update(
                     self.relation,
@@ -656,21 +659,64 @@ impl Leaf {
             }
             #[cfg(feature = "pg15")]
             if indexes {
-                self.insert_into_indexes();
+                recheck = self.insert_into_indexes();
             }
             #[cfg(not(feature = "pg15"))]
             if indexes != pg_sys::TU_UpdateIndexes::TU_None {
-                self.insert_into_indexes(indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing);
+                recheck = self.insert_into_indexes(indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing);
             }
+            if own {
+                self.check_again(&mut former, recheck);
+            }
+            pg_sys::list_free(recheck);
         }
         Written::Done
     }
 
-    /// Enters the new version of an updated row into the indexes.
+    /// Has this transaction written the found row?
+    fn is_own(&self) -> bool {
+        // SAFETY: find() left a tuple of the heap in the slot.
+        unsafe {
+            let xmin = (*(*self.found).tts_ops).getsysattr;
+            let number = pg_sys::MinTransactionIdAttributeNumber;
+            let mut null = false;
+            let xmin = pg_guard_ffi_boundary(|| xmin.map(|get| get(self.found, number, &mut null)));
+            xmin.is_some_and(|xmin| pg_sys::TransactionIdIsCurrentTransactionId((xmin.value() as u32).into()))
+        }
+    }
+
+    /// Constraints that are deferred, or whose triggers are still to fire, skip a row version that is gone: those of
+    /// the version that has replaced it check it instead. `recheck`: indexes that may have duplicates.
+    ///
+    /// # Safety
+    /// `former` is the version that the row in the fresh slot has just replaced.
+    unsafe fn check_again(&mut self, former: &mut pg_sys::ItemPointerData, recheck: *mut pg_sys::List) {
+        let triggers = (*self.info()).ri_TrigDesc;
+        if triggers.is_null() || !(*triggers).trig_update_after_row {
+            return;
+        }
+        begin_checks();
+        let none = std::ptr::null_mut();
+        pg_sys::ExecARUpdateTriggers(
+            self.estate(),
+            self.info(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            former,
+            none,
+            self.fresh,
+            recheck,
+            std::ptr::null_mut(),
+            false,
+        );
+        self.fire();
+    }
+
+    /// Enters the new version of an updated row into the indexes. Returns those of deferred constraints that it may break.
     ///
     /// # Safety
     /// The fresh slot holds the row as it was just written.
-    unsafe fn insert_into_indexes(&mut self, #[cfg(not(feature = "pg15"))] summarizing: bool) {
+    unsafe fn insert_into_indexes(&mut self, #[cfg(not(feature = "pg15"))] summarizing: bool) -> *mut pg_sys::List {
         let Executor { estate, info, plain } = self.executor();
         let _path = (!plain).then(AsOwner::enter);
         let _owner = (!plain).then(|| AsTableOwner::restricted(self.shape.owner));
@@ -679,7 +725,7 @@ impl Leaf {
         let list = pg_sys::ExecInsertIndexTuples(info, self.fresh, estate, true, false, none, none.cast());
         #[cfg(not(feature = "pg15"))]
         let list = pg_sys::ExecInsertIndexTuples(info, self.fresh, estate, true, false, none, none.cast(), summarizing);
-        pg_sys::list_free(list);
+        list
     }
 
     /// Starts collecting after-row events if there are triggers for them; [`Leaf::end_query`] fires

@@ -251,7 +251,7 @@ impl Taken {
             };
             let (key, base) = (text(2 * at), has_base.then(|| text(2 * at + 1)));
             let _entered = scratch.enter();
-            visit(Touched { root, key, base, version, reborn: false })?;
+            visit(Touched { root, key, base, version, exceeds: None })?;
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ import psycopg  # noqa: E402
 from replica import Diverged, Replica  # noqa: E402
 
 TABLES = {"doc": "id int PRIMARY KEY, code int UNIQUE, v int, who text", "note": "id int PRIMARY KEY, v int, who text",
-          "line": "id int PRIMARY KEY, doc int REFERENCES {}.doc, v int, who text",
-          "move": "id int PRIMARY KEY, doc int REFERENCES {}.doc, v int, who text"}
+          "line": "id int PRIMARY KEY, doc int REFERENCES {}.doc DEFERRABLE, v int, who text",
+          "move": "id int PRIMARY KEY, doc int REFERENCES {}.doc DEFERRABLE, v int, who text"}
 ROWS = 40
 # What other sessions may rule out: held, not claimed, uncommitted, constraints, serialization and deadlock.
 EXPECTED = {"55P03", "55000", "55006", "23503", "23505", "40001", "40P01"}

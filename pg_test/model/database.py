@@ -19,7 +19,7 @@ def create(connection):
             for column in columns:
                 unique = " UNIQUE" if column in UNIQUE.get(table, ()) else ""
                 to = REFERENCES.get(table, {}).get(column)
-                reference = f" REFERENCES {schema}.{to[0]} ({to[1]})" if to else ""
+                reference = f" REFERENCES {schema}.{to[0]} ({to[1]}) DEFERRABLE" if to else ""
                 parts.append(f"{column} int{unique}{reference}")
             run(f"CREATE TABLE {schema}.{table} ({', '.join(parts)})")
     for table in COLUMNS:

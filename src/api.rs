@@ -334,7 +334,7 @@ sql_function! {
     pg_finfo_rowclaim_write_void, rowclaim_write_void, |call| (|| {
         let _owner = AsOwner::enter();
         let journal = Journal::with_id(call.arg::<i32>(0).unwrap_or_default())?;
-        journal.write_void(call.arg::<i64>(1).unwrap_or_default());
+        journal.write_void(call.arg::<i64>(1).unwrap_or_default())?;
         Ok(call.null())
     })()
 }

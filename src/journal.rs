@@ -22,6 +22,8 @@ pub const PART_CHANGES: usize = 1_000;
 pub const PART_BYTES: usize = 4 << 20;
 /// How long the next commit has to account for a failed number itself, in milliseconds.
 const VOID_DELAY: u32 = 3_000;
+/// So many failed numbers are accounted for at a time: each takes a lock to the end of the transaction.
+const VOIDS_MAX: i64 = 100;
 /// A seal is due after this many entries.
 const SEAL_EVERY: i64 = 1_000;
 
@@ -284,7 +286,8 @@ impl Journal {
         hash
     }
 
-    /// Writes a `void` entry for every number below `before` whose transaction has failed.
+    /// Writes a `void` entry for the numbers below `before` whose transactions have failed, the first
+    /// hundred of them.
     ///
     /// Returns how many were written.
     pub fn fill_gaps(&self, before: i64) -> Result<i64> {
@@ -321,6 +324,9 @@ impl Journal {
         SEEN.with(|all| all.borrow_mut().insert(self.id, Seen { prefix, ..seen }));
         let mut written = 0;
         for seq in missing {
+            if written == VOIDS_MAX {
+                break;
+            }
             if (Lock::Number { journal: self.id, seq }).try_acquire(Mode::Exclusive) && !self.has(seq) {
                 let head = Head { kind: "void", actor: "", base: None, message: None };
                 self.write(seq, &head, &mut Spool::default(), None);
@@ -330,14 +336,15 @@ impl Journal {
         Ok(written)
     }
 
-    /// Writes the `void` entry of a number whose transaction is failing, once it has. Not if no
-    /// later number was drawn: then nobody waits, and the next commit sees to it.
-    pub fn write_void(&self, seq: i64) {
+    /// Writes the `void` entry of a number whose transaction is failing, once it has, and those of
+    /// others that failed meanwhile. Not if no later number was drawn: then nobody waits, and the
+    /// next commit sees to it.
+    pub fn write_void(&self, seq: i64) -> Result<()> {
         // Whoever holds the number is writing the entry.
         if !(Lock::Number { journal: self.id, seq }).try_acquire(Mode::Exclusive) {
-            return;
+            return Ok(());
         }
-        // To the end of this short transaction: whoever draws next sees the entry.
+        // To the end of this short transaction: whoever draws next sees the entries.
         Lock::Draw { journal: self.id }.acquire(Mode::Exclusive);
         let last = spi::first(
             "SELECT pg_catalog.pg_sequence_last_value($1::pg_catalog.regclass)",
@@ -345,11 +352,7 @@ impl Journal {
             Sees::Latest,
             |row| row.i64(1),
         );
-        // What was there and has been pruned since is not missing.
-        if !self.replayed && last.flatten() > Some(seq) && !self.has(seq) && seq > pruned(&self.name) {
-            let head = Head { kind: "void", actor: "", base: None, message: None };
-            self.write(seq, &head, &mut Spool::default(), None);
-        }
+        self.fill_gaps(last.flatten().unwrap_or(0)).map(drop)
     }
 
     /// The journal with this id.

@@ -57,4 +57,26 @@ is($node->safe_psql('postgres', 'SELECT sum(n) FROM part'), 72, 'half of the cha
 
 $_->quit for @committers, $reader, $idle;
 $node->stop;
+
+# More failed numbers than the server has locks for, and no background worker to account for them.
+$node = new_node('many', 'max_locks_per_transaction = 10', 'max_connections = 5', 'max_prepared_transactions = 0', 'max_worker_processes = 0');
+$node->safe_psql('postgres', q{
+	CREATE TABLE part (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
+	INSERT INTO part VALUES (1);
+	SELECT enable_claims('part', claiming => 'auto');
+	CREATE FUNCTION fail() RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		UPDATE part SET n = n + 1;
+		PERFORM commit_changes();
+		RAISE EXCEPTION 'undone';
+	EXCEPTION WHEN raise_exception THEN
+		RETURN;
+	END $$});
+my $locks = $node->safe_psql('postgres', q{SELECT current_setting('max_locks_per_transaction')::int * (current_setting('max_connections')::int + 20)});
+$node->safe_psql('postgres', "SELECT fail() FROM generate_series(1, 3 * $locks)");
+is($node->safe_psql('postgres', 'UPDATE part SET n = n + 1; SELECT commit_changes()'), 3 * $locks + 1, 'a commit after them succeeds');
+$node->safe_psql('postgres', 'SELECT count(*) FROM pull_changes($$r$$)') for 1 .. 3 * $locks / 100;
+is($node->safe_psql('postgres', 'SELECT seq FROM pull_changes($$r$$)'), 3 * $locks + 1, 'and readers come to see it');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM verify_journal('main')}), 0, 'the journal is sound');
+$node->stop;
 done_testing();

@@ -565,11 +565,17 @@ impl Replay {
         }
         if matches!(part.kind.as_str(), "changeset" | "baseline") {
             let scratch = Scratch::new();
-            for change in Change::parse_all(&part.changes)? {
+            let changes = Change::parse_all(&part.changes)?;
+            let header = part.kind == "baseline" && part.part == 1;
+            if header && changes.len() != 1 || changes.iter().any(|change| (change.op == "baseline") != header) {
+                let problem = "the header of a baseline, and nothing else, is its first part".into();
+                return Err(Error::InvalidChangeset { problem });
+            }
+            for change in changes {
                 pgrx::check_for_interrupts!();
                 let _entered = scratch.enter();
                 self.place.borrow_mut().name(&change.table, change.key_text());
-                if change.op == "baseline" {
+                if header {
                     self.start_baseline(part, &change)?;
                 } else {
                     self.change(&change)?;
@@ -600,6 +606,9 @@ impl Replay {
     }
 
     fn end_entry(&mut self, seq: i64) -> Result<()> {
+        if let Some(Baseline { rows: rows @ 1.., .. }) = self.baseline {
+            return Err(Error::InvalidChangeset { problem: format!("a baseline lacks {rows} of its rows") });
+        }
         self.flush();
         self.unpark()?;
         holder::rekey_all(&std::mem::take(&mut self.rekeyed));
@@ -677,6 +686,10 @@ impl Replay {
         if self.state.skips.get(change.table.as_ref()).is_some_and(|&until| until > self.seq()) {
             return Ok(());
         }
+        let in_rows = self.baseline.as_mut().filter(|baseline| baseline.rows > 0).map(|baseline| {
+            baseline.rows -= 1;
+            (baseline.rows, baseline.fresh)
+        });
         let Some(at) = self.open(change)? else {
             self.skip();
             return Ok(());
@@ -685,10 +698,6 @@ impl Replay {
             // Triggers of one table are not to run in the name of another.
             self.flush();
         }
-        let in_rows = self.baseline.as_mut().filter(|baseline| baseline.rows > 0).map(|baseline| {
-            baseline.rows -= 1;
-            (baseline.rows, baseline.fresh)
-        });
         // The target is taken out while it works, so that the rest of the state stays at hand.
         let Some(mut target) = self.targets[at].1.take() else { return Ok(()) };
         let result = match (change.op.as_ref(), in_rows) {
@@ -927,7 +936,9 @@ impl Replay {
 
     /// A baseline begins: rows that it does not have are deleted.
     fn start_baseline(&mut self, part: &Part, header: &Change) -> Result<()> {
-        let rows = header.rows.unwrap_or_default();
+        let Some(rows) = header.rows.filter(|rows| *rows >= 0) else {
+            return Err(Error::InvalidChangeset { problem: "a baseline does not say how many rows it has".into() });
+        };
         self.baseline = Some(Baseline { rows, fresh: true });
         self.state.skips.remove(header.table.as_ref());
         self.changed = true;

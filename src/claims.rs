@@ -73,8 +73,8 @@ pub fn claim_rows(
         let answer = Answer::Free { version: 0, place: None };
         asked.push(Asked { position, key, text, own: None, version, answer });
     }
-    // One order for everybody, so that two callers cannot deadlock.
-    asked.sort_by(|a, b| a.text.cmp(&b.text));
+    // One order for everybody, so that two callers cannot deadlock; numbers in theirs, which often is that of the table.
+    asked.sort_by(|a, b| (a.text.len(), &a.text).cmp(&(b.text.len(), &b.text)));
     let batches = claim_or_wait(&mut claimer, &mut asked, wish)?;
     asked.sort_by_key(|asked| asked.position);
     let scratch = Scratch::new();

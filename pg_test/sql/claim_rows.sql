@@ -115,7 +115,7 @@ SELECT count(*) FROM answer a JOIN rowclaim.claims c ON c.key = a.key AND c.toke
     AND c.expires_at = a.expires_at AND c.owner = a.owner WHERE c.target = 'many'::regclass;
 SELECT DISTINCT token = :t AS same_token FROM answer WHERE key = '{"id": 1500}';
 -- in the order of the keys' texts
-SELECT count(*) FROM (SELECT token < lag(token) OVER (ORDER BY key::text COLLATE "C") AS out_of_order FROM answer
+SELECT count(*) FROM (SELECT token < lag(token) OVER (ORDER BY length(key::text), key::text COLLATE "C") AS out_of_order FROM answer
                       WHERE key <> '{"id": 1500}') s WHERE out_of_order;
 SELECT count(*) FROM many WHERE row_owner = current_actor() AND row_version = 1;
 SELECT release_rows('many'), count(*) FROM many WHERE row_owner IS NOT NULL;

@@ -9,7 +9,8 @@ use crate::error::{check, Error, Result};
 use crate::holder::{self, held_by};
 use crate::image;
 use crate::key::key_datums;
-use crate::ownership::{changes, same, version_datum, version_of, Ownership};
+use crate::ownership::{changes, gives, same, version_datum, version_of, Ownership};
+use crate::pending;
 use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
 use crate::pg::row::{Look, Rows};
@@ -157,39 +158,61 @@ fn insert(call: &Call) -> Result<()> {
         record_base(&table, &key, None, None);
         // The claim of a row that this transaction has deleted serves the one that takes its place.
         let owner = if draft::has_vacated(table.root) { holder::owner(table.root, &key) } else { None };
-        return owner.map_or(Ok(()), |owner| complete(&table, row, &[(Own::Owner, Some(text_datum(&owner)))]));
+        return owner.map_or(Ok(()), |owner| complete(&table, &key, &[(Own::Owner, Some(text_datum(&owner)))]));
     }
+    if given.draft.is_none() {
+        return enter(&table, &key, id, &me, Some((Own::Draft, Some(pg_sys::Datum::from(id)))));
+    }
+    pending::add(table.root, key, Entry::inserted(id, table.relid), &me)?;
+    if call.has_company_after_insert() {
+        // It finds the row completed.
+        pending::flush()?;
+    }
+    Ok(())
+}
+
+/// Enters a new row whose key may be that of an entry.
+pub fn enter_new(leaf: pg_sys::Oid, key: &str, id: i64, me: &Rc<str>) -> Result<()> {
+    enter(&Table::enabled(leaf)?, key, id, me, None)
+}
+
+/// Enters a new row, or makes the entry of a deleted one its own; `unstamped`: it still lacks its stamp.
+fn enter(
+    table: &Rc<Table>,
+    key: &str,
+    id: i64,
+    me: &Rc<str>,
+    unstamped: Option<(Own, Option<pg_sys::Datum>)>,
+) -> Result<()> {
     let store = entries();
-    let mut set: Vec<(Own, Option<pg_sys::Datum>)> = Vec::new();
-    match own_entry(&table, &store, &key, &me)? {
+    let mut set = Vec::from_iter(unstamped);
+    match own_entry(table, &store, key, me)? {
         None => {
-            let left = check_base_key(&table, &store, &key, &me)?;
-            store.insert(&Entry::inserted(id, table.relid).row(table.root, &key));
+            let left = check_base_key(table, &store, key, me)?;
+            store.insert(&Entry::inserted(id, table.relid).row(table.root, key));
             if let Some(version) = left.and_then(|v| v.checked_add(1)) {
-                set.push((Own::Version, Some(version_datum(&table, version)?)));
+                set.push((Own::Version, Some(version_datum(table, version)?)));
             }
         }
         Some(found) => {
             let former = Entry::of(&found);
             let op = if former.base.is_some() { b'u' } else { b'i' };
             let version = former.version;
-            store.update(&found, &Entry { op, draft: id, ..former }.row(table.root, &key));
+            store.update(&found, &Entry { op, draft: id, ..former }.row(table.root, key));
             // The row is the former one changed: its claim and its version go on.
-            if let Some(owner) = holder::owner(table.root, &key).filter(|owner| **owner == *me) {
+            if let Some(owner) = holder::owner(table.root, key).filter(|owner| **owner == **me) {
                 set.push((Own::Owner, Some(text_datum(&owner))));
             }
             if let Some(version) = version.and_then(|v| v.checked_add(1)) {
-                set.push((Own::Version, Some(version_datum(&table, version)?)));
+                set.push((Own::Version, Some(version_datum(table, version)?)));
             }
         }
     }
-    if given.draft.is_none() {
-        set.push((Own::Draft, Some(pg_sys::Datum::from(id))));
+    if set.is_empty() {
+        Ok(())
+    } else {
+        complete(table, key, &set)
     }
-    if !set.is_empty() {
-        complete(&table, row, &set)?;
-    }
-    Ok(())
 }
 
 /// The ownership columns by their role.
@@ -201,11 +224,10 @@ enum Own {
 }
 
 /// Writes ownership columns that an INSERT left out into the row it made.
-fn complete(table: &Rc<Table>, row: Values, set: &[(Own, Option<pg_sys::Datum>)]) -> Result<()> {
+fn complete(table: &Rc<Table>, key: &str, set: &[(Own, Option<pg_sys::Datum>)]) -> Result<()> {
     xact::bump_command();
-    let key: Vec<_> = table.key.iter().filter_map(|&index| row.get(index)).collect();
     let mut rows = Rows::open(table.root)?;
-    if rows.find(&key, Look::Latest)?.is_some() {
+    if rows.find(&key_datums(&rows.table, key)?, Look::Latest)?.is_some() {
         let leaf = rows.leaf_table();
         let column = |own| match own {
             Own::Owner => leaf.owner_column,
@@ -220,9 +242,6 @@ fn complete(table: &Rc<Table>, row: Values, set: &[(Own, Option<pg_sys::Datum>)]
 }
 
 fn update(call: &Call) -> Result<()> {
-    if draft::is_quiet(call.relid()) {
-        return Ok(());
-    }
     let table = Table::enabled(call.relid())?;
     let (old, new) = (call.row(), call.new_row());
     let me = actor::current();
@@ -284,16 +303,11 @@ fn update(call: &Call) -> Result<()> {
         let base = base_image(&table, old, (!changed.key).then_some(new));
         let giving = gives(&table, old, new);
         let entry = Entry::touched(b'u', id, base, Some(before.version), table.relid, giving);
-        entries().insert(&entry.row(table.root, &old_key));
+        pending::add(table.root, old_key.clone(), entry, &me)?;
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
     let images = Images { old, new, version: before.version, inserted_here: stamp == Stamp::Current };
     rekey(&table, &old_key, &new_key, id, Some(images), &me)
-}
-
-/// Does an UPDATE give up unique values or references?
-fn gives(table: &Table, old: Values, new: Values) -> bool {
-    table.giving().iter().any(|&index| !same(table, index, old, new))
 }
 
 /// Notes that of a row that is dirty already. A row this statement has inserted gives nothing up.
@@ -459,20 +473,21 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
         }
         return Ok(());
     }
-    let store = entries();
     let giving = !table.giving().is_empty();
-    let found = if stamp == Stamp::Clean { None } else { own_entry(table, &store, &key, me)? };
-    let Some(found) = found else {
-        if stamp == Stamp::Current {
-            // Inserted by this very statement: its own event is to come and finds no row.
-            return Ok(());
-        }
+    let first = |key| {
         let id = draft::current_id(me);
         draft::ensure_header(table, id);
         let base = base_image(table, row, None);
         let entry = Entry::touched(b'd', id, base, version_of(table, row), table.relid, giving);
-        store.insert(&entry.row(table.root, &key));
-        return Ok(());
+        pending::add(table.root, key, entry, me)
+    };
+    if stamp == Stamp::Clean {
+        return first(key);
+    }
+    let store = entries();
+    let Some(found) = own_entry(table, &store, &key, me)? else {
+        // Inserted by this very statement: its own event is to come and finds no row.
+        return if stamp == Stamp::Current { Ok(()) } else { first(key) };
     };
     let mut entry = Entry::of(&found);
     let Some(base) = &entry.base else {

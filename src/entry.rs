@@ -2,7 +2,8 @@
 
 use crate::draft::DraftKey;
 use crate::error::Result;
-use crate::pg::store::{Found, Index, Key, Layout, Only, Store};
+use crate::pending;
+use crate::pg::store::{self, Found, Index, Key, Layout, Only, Store};
 use crate::pg::value::text_datum;
 use crate::pg::xact::Moment;
 use crate::table::Table;
@@ -28,12 +29,24 @@ static DRAFT_ROW: Layout = Layout {
     ],
 };
 
-/// The draft entries of rows: `rowclaim.draft_row`.
+/// The draft entries of rows: `rowclaim.draft_row`, with those that were waiting to be written.
 pub fn entries() -> Store {
+    pending::flush_or_raise();
+    open()
+}
+
+/// As [`entries`], without those that are waiting.
+pub fn open() -> Store {
     Store::open(&DRAFT_ROW)
 }
 
+/// The OID of `rowclaim.draft_row`.
+pub fn table() -> pg_sys::Oid {
+    store::oid(&DRAFT_ROW)
+}
+
 /// An entry of `rowclaim.draft_row`.
+#[derive(Clone)]
 pub struct Entry {
     pub op: u8,
     pub draft: i64,
@@ -50,6 +63,11 @@ pub struct Entry {
 /// The entry of a row by the key it had when its draft began.
 pub fn by_base_key(store: &Store, root: pg_sys::Oid, key: &str) -> Option<Found> {
     store.find_by(1, &[Key::Oid(root), Key::Text(key)])
+}
+
+/// Has any row of a table, in an open draft, another key than when its draft began?
+pub fn has_base_keys(store: &Store, root: pg_sys::Oid) -> bool {
+    store.find_by(1, &[Key::Oid(root)]).is_some()
 }
 
 /// Visits the keys and entries of rows whose drafts may have given something up, until `visit` says false.
@@ -103,6 +121,11 @@ impl Entry {
     /// A row at its first touch.
     pub fn touched(op: u8, draft: i64, base: String, version: Option<i64>, leaf: pg_sys::Oid, gives: bool) -> Entry {
         Entry { op, draft, base: Some(base), version, leaf, base_key: None, gives }
+    }
+
+    /// Is it that of a row that did not exist before its draft?
+    pub fn is_new(&self) -> bool {
+        self.base.is_none()
     }
 
     pub fn of(found: &Found) -> Entry {

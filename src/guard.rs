@@ -6,7 +6,7 @@ use crate::codec;
 use crate::draft::{self, Moving, Stamp, Touch};
 use crate::error::{check, Error, Result};
 use crate::holder::held_by;
-use crate::ownership::{changes, same, version_datum, version_of, Ownership};
+use crate::ownership::{changes, gives, same, version_datum, version_of, Ownership};
 use crate::pg::ffi::attribute_name;
 use crate::pg::owner;
 use crate::pg::trigger::{in_apply_worker, Call, Event, Values};
@@ -15,6 +15,7 @@ use crate::settings;
 use crate::table::{Claiming, Table};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::ffi::CStr;
 use std::rc::Rc;
 
 #[no_mangle]
@@ -44,6 +45,9 @@ pub unsafe extern "C-unwind" fn rowclaim_guard(fcinfo: pg_sys::FunctionCallInfo)
         }),
     })
 }
+
+/// The trigger that needs not see updates of dirty rows whose draft has all it has to know of them.
+const CAPTURE: &CStr = c"rowclaim_capture";
 
 /// Refuses the write unless `me` holds the row or may take it by writing.
 fn check_hold(
@@ -81,9 +85,6 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     let changed = changes(&table, old, new);
     // A generated key column has its new value only once the row is written.
     let key_known = !changed.key && table.key.iter().all(|&index| table.column(index).is_some());
-    if !key_known || !call.is_last_before_update() {
-        draft::watch(table.relid);
-    }
     let mut stamp = draft::status(&table, held.draft, &me);
 
     let given = version_of(&table, new);
@@ -105,7 +106,10 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     if given != Some(held.version) && (given.is_none() || given != next) {
         return Err(Error::StaleRowVersion { row: row_name(), given, current: held.version });
     }
+    // What follows, or shows only once the row is written, is for the AFTER trigger to judge.
+    let unsettled = !key_known || !call.is_last_before_update();
     if !counts {
+        call.queue_update(CAPTURE, unsettled);
         return Ok(call.proceed());
     }
 
@@ -141,9 +145,7 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     let Some(next) = next else {
         return Err(Error::StaleRowVersion { row: row_name(), given, current: held.version });
     };
-    if held.draft != Some(id) {
-        draft::watch(table.relid);
-    }
+    call.queue_update(CAPTURE, unsettled || held.draft != Some(id) || gives(&table, old, new));
     if given == Some(next) && held.draft == Some(id) {
         return Ok(call.proceed());
     }

@@ -6,7 +6,7 @@ use crate::ownership::Ownership;
 use crate::pg::memory::Scratch;
 use crate::pg::owner::user;
 use crate::pg::spi::{self, Arg, Row, Sees};
-use crate::pg::store::{Index, Layout, Store};
+use crate::pg::store::{Fresh, Index, Layout, Store};
 use crate::pg::value::text_datum;
 use crate::pg::xact;
 use crate::table::Table;
@@ -57,11 +57,13 @@ pub fn insert_all(root: pg_sys::Oid, rows: &[(&str, i64)], claim: &Claim, reason
         insert_published(root, rows, claim, reason);
         return;
     }
-    let scratch = Scratch::new();
-    for (key, token) in rows {
-        let _entered = scratch.enter();
-        store.insert(&row(root, key, *token, claim, reason));
-    }
+    let (scratch, command) = (Scratch::new(), xact::writing_command());
+    let _entered = scratch.enter();
+    let fresh = |(key, token): &(&str, i64)| {
+        let row = row(root, key, *token, claim, reason);
+        Fresh { row, command, yields: false }
+    };
+    store.insert_all(&rows.iter().map(fresh).collect::<Vec<_>>());
 }
 
 /// Where claims are published, triggers must see them.

@@ -33,6 +33,7 @@ mod lease;
 mod notify;
 mod order;
 mod ownership;
+mod pending;
 mod pg;
 mod records;
 mod recovery;
@@ -69,6 +70,7 @@ pub extern "C-unwind" fn _PG_init() {
     });
     pg::xact::register(pg::xact::Hooks {
         before_commit: |prepare| {
+            pending::flush_or_raise();
             let notices = commit::before_commit(prepare);
             // PREPARE TRANSACTION allows no NOTIFY.
             if !prepare {
@@ -82,10 +84,14 @@ pub extern "C-unwind" fn _PG_init() {
             replay::after_transaction(aborted);
             journal::after_transaction(aborted);
             draft::after_transaction();
+            pending::after_transaction();
         },
+        before_sub_commit: pending::before_sub_commit,
         after_sub: |sub, parent| {
             journal::after_sub(sub, parent);
             draft::after_sub(sub, parent);
+            pending::after_sub(sub, parent);
         },
     });
+    pg::executor::register(pending::flush_or_raise);
 }

@@ -89,3 +89,8 @@ pub fn same(table: &Table, index: usize, old: Values, new: Values) -> bool {
         _ => false,
     }
 }
+
+/// Does an UPDATE give up unique values or references?
+pub fn gives(table: &Table, old: Values, new: Values) -> bool {
+    table.giving().iter().any(|&index| !same(table, index, old, new))
+}

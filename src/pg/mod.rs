@@ -4,6 +4,7 @@ pub mod announcer;
 pub mod call;
 pub mod context;
 pub mod ddl;
+pub mod executor;
 pub mod ffi;
 pub mod fixed;
 pub mod layout;

@@ -127,6 +127,12 @@ fn known(address: usize) -> Option<Oids> {
     KNOWN.with(|known| known.borrow().iter().find(|k| k.0 == address).map(|k| k.1))
 }
 
+/// The OID of a table.
+pub fn oid(layout: &'static Layout) -> pg_sys::Oid {
+    let address = std::ptr::from_ref(layout) as usize;
+    known(address).map_or_else(|| Store::open(layout).oids.table, |oids| oids.table)
+}
+
 /// The OID of a sequence of the extension.
 pub fn sequence(name: &'static CStr) -> pg_sys::Oid {
     let address = name.as_ptr() as usize;
@@ -199,6 +205,15 @@ impl Drop for Found {
             unsafe { pg_sys::heap_freetuple(self.tuple) };
         }
     }
+}
+
+/// A row for [`Store::insert_all`].
+pub struct Fresh<const N: usize> {
+    pub row: [Option<pg_sys::Datum>; N],
+    /// The command that writes it: this one, or an earlier one.
+    pub command: pg_sys::CommandId,
+    /// Left out if its key in the first index, a unique one, may be taken.
+    pub yields: bool,
 }
 
 /// What came of locking a found row.
@@ -389,6 +404,51 @@ impl Store {
         }
     }
 
+    /// Appends rows together; returns the places of those that were left out.
+    pub fn insert_all<const N: usize>(&self, rows: &[Fresh<N>]) -> Vec<usize> {
+        let mut left = vec![false; rows.len()];
+        if !self.oids.as_made {
+            for (fresh, left) in rows.iter().zip(&mut left) {
+                *left = fresh.yields;
+                if !fresh.yields {
+                    self.insert(&fresh.row);
+                }
+            }
+        } else {
+            // SAFETY: one value per attribute of the table, in order; the slots are this function's own.
+            unsafe {
+                // A copy: slots of the relation's own descriptor would each be noted and forgotten one by one.
+                let desc = pg_sys::CreateTupleDescCopy((*self.relation).rd_att);
+                let mut slots: Vec<_> = rows.iter().map(|fresh| slot(desc, &fresh.row)).collect();
+                let mut from = 0;
+                for run in rows.chunk_by(|a, b| a.command == b.command) {
+                    let slots = slots[from..from + run.len()].as_mut_ptr();
+                    let (count, none) = (run.len() as i32, std::ptr::null_mut());
+                    pg_sys::heap_multi_insert(self.relation, slots, count, run[0].command, 0, none);
+                    from += run.len();
+                }
+                for (number, index) in self.layout.indexes.iter().enumerate() {
+                    for ((fresh, slot), left) in rows.iter().zip(&slots).zip(&mut left) {
+                        if !*left {
+                            let yields = number == 0 && fresh.yields;
+                            *left = !self.enter(number, index, &fresh.row, &mut (**slot).tts_tid, yields) && yields;
+                        }
+                    }
+                }
+                if left.contains(&true) {
+                    pg_sys::CommandCounterIncrement();
+                }
+                for (slot, left) in slots.iter().zip(&left) {
+                    if *left {
+                        pg_sys::simple_heap_delete(self.relation, &mut (**slot).tts_tid);
+                    }
+                }
+                slots.drain(..).for_each(|slot| pg_sys::ExecDropSingleTupleTableSlot(slot));
+            }
+        }
+        left.iter().enumerate().filter_map(|(place, left)| left.then_some(place)).collect()
+    }
+
     /// Replaces a found row. A concurrent change of it is an error: the user row's lock excludes it.
     pub fn update(&self, found: &Found, row: &[Option<pg_sys::Datum>]) {
         // SAFETY: as in insert(); the place is the found row's, which may be this command's own.
@@ -479,34 +539,47 @@ impl Store {
 
     unsafe fn insert_into_known(&self, row: &[Option<pg_sys::Datum>], tid: pg_sys::ItemPointer) {
         for (number, index) in self.layout.indexes.iter().enumerate() {
-            if index.only.as_ref().is_some_and(|only| !(only.holds)(row)) {
-                continue;
-            }
-            let mut values = [pg_sys::Datum::from(0); COLUMNS];
-            let mut nulls = [false; COLUMNS];
-            for (place, column) in index.columns.iter().enumerate() {
-                match row[*column] {
-                    Some(value) => values[place] = value,
-                    None => nulls[place] = true,
-                }
-            }
-            let check = match index.unique {
-                true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
-                false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-            };
-            // B-trees do not look at it.
-            let mut info = pg_sys::IndexInfo { type_: pg_sys::NodeTag::T_IndexInfo, ..Default::default() };
-            pg_sys::index_insert(
-                self.index(number),
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                tid,
-                self.relation,
-                check,
-                false,
-                &mut info,
-            );
+            self.enter(number, index, row, tid, false);
         }
+    }
+
+    /// Enters a row into an index that has it. `yields`: false, instead of an error, if its key may be taken.
+    unsafe fn enter(
+        &self,
+        number: usize,
+        index: &Index,
+        row: &[Option<pg_sys::Datum>],
+        tid: pg_sys::ItemPointer,
+        yields: bool,
+    ) -> bool {
+        if index.only.as_ref().is_some_and(|only| !(only.holds)(row)) {
+            return true;
+        }
+        let mut values = [pg_sys::Datum::from(0); COLUMNS];
+        let mut nulls = [false; COLUMNS];
+        for (place, column) in index.columns.iter().enumerate() {
+            match row[*column] {
+                Some(value) => values[place] = value,
+                None => nulls[place] = true,
+            }
+        }
+        let check = match index.unique {
+            true if yields => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_PARTIAL,
+            true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
+            false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+        };
+        // B-trees do not look at it.
+        let mut info = pg_sys::IndexInfo { type_: pg_sys::NodeTag::T_IndexInfo, ..Default::default() };
+        pg_sys::index_insert(
+            self.index(number),
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            tid,
+            self.relation,
+            check,
+            false,
+            &mut info,
+        )
     }
 
     /// As the executor does it, whatever indexes there are.
@@ -535,6 +608,16 @@ impl Store {
         let mut nulls: Vec<_> = row.iter().map(Option::is_none).collect();
         pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr())
     }
+}
+
+/// A slot with a row.
+unsafe fn slot(desc: pg_sys::TupleDesc, row: &[Option<pg_sys::Datum>]) -> *mut pg_sys::TupleTableSlot {
+    let slot = pg_sys::MakeSingleTupleTableSlot(desc, &pg_sys::TTSOpsVirtual);
+    for (i, value) in row.iter().enumerate() {
+        *(*slot).tts_values.add(i) = value.unwrap_or(pg_sys::Datum::from(0));
+        *(*slot).tts_isnull.add(i) = value.is_none();
+    }
+    pg_sys::ExecStoreVirtualTuple(slot)
 }
 
 impl Drop for Store {

@@ -1,9 +1,12 @@
 //! The call of a trigger function, without per-row allocation.
 
+use super::executor;
 use super::ffi::primary_key_index;
 use super::value::Storage;
 use pgrx::pg_sys;
 use pgrx::varlena::varsize_any;
+use std::cell::Cell;
+use std::ffi::CStr;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Event {
@@ -16,6 +19,12 @@ pub enum Event {
 /// One call of a C trigger function.
 pub struct Call {
     data: *mut pg_sys::TriggerData,
+}
+
+thread_local! {
+    // Of the run that called last: its number, the calling trigger and that of Call::queue_update().
+    static SIBLING: Cell<(u64, *mut pg_sys::Trigger, *mut pg_sys::Trigger)> =
+        const { Cell::new((0, std::ptr::null_mut(), std::ptr::null_mut())) };
 }
 
 /// A deformed tuple of a trigger call.
@@ -108,6 +117,49 @@ impl Call {
             let all = std::slice::from_raw_parts((*desc).triggers, (*desc).numtriggers as usize);
             let mut others = all.iter().skip_while(|trigger| trigger.tgoid != own);
             others.next().is_some() && others.all(|trigger| trigger.tgtype as u32 & KIND != KIND)
+        }
+    }
+
+    /// Says whether the AFTER UPDATE trigger of this name is to see the row that a BEFORE trigger lets through.
+    ///
+    /// The executor decides by its own copy of the table's triggers, right after it has written the row. Where that is
+    /// not found, the trigger sees the row.
+    pub fn queue_update(&self, name: &'static CStr, wanted: bool) {
+        let running = executor::running();
+        // SAFETY: the statement runs, for it has called this trigger; what is remembered is of the same run.
+        unsafe {
+            let own = (*self.data).tg_trigger;
+            let (number, of, mut sibling) = SIBLING.with(Cell::get);
+            if number != running.number || of != own {
+                sibling = running.sibling(own, name).unwrap_or(std::ptr::null_mut());
+                SIBLING.with(|cell| cell.set((running.number, own, sibling)));
+            }
+            if sibling.is_null() {
+                return;
+            }
+            const UPDATE: i16 = pg_sys::TRIGGER_TYPE_UPDATE as i16;
+            match wanted {
+                true => (*sibling).tgtype |= UPDATE,
+                false => (*sibling).tgtype &= !UPDATE,
+            }
+        }
+    }
+
+    /// Are there other AFTER INSERT row triggers, besides the server's own?
+    pub fn has_company_after_insert(&self) -> bool {
+        const KIND: u32 = pg_sys::TRIGGER_TYPE_ROW
+            | pg_sys::TRIGGER_TYPE_BEFORE
+            | pg_sys::TRIGGER_TYPE_INSTEAD
+            | pg_sys::TRIGGER_TYPE_INSERT;
+        const WANTED: u32 = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_INSERT;
+        // SAFETY: the relation is open and keeps its triggers.
+        unsafe {
+            let desc = (*(*self.data).tg_relation).trigdesc;
+            let own = (*(*self.data).tg_trigger).tgoid;
+            !desc.is_null()
+                && std::slice::from_raw_parts((*desc).triggers, (*desc).numtriggers as usize).iter().any(|trigger| {
+                    trigger.tgtype as u32 & KIND == WANTED && trigger.tgoid != own && !trigger.tgisinternal
+                })
         }
     }
 
@@ -248,7 +300,7 @@ unsafe fn place(tuple: pg_sys::HeapTuple, storage: &[Storage], index: usize) -> 
             let here = data.add(offset);
             offset += match attribute.len {
                 -1 => varsize_any(here.cast()),
-                -2 => std::ffi::CStr::from_ptr(here.cast()).to_bytes_with_nul().len(),
+                -2 => CStr::from_ptr(here.cast()).to_bytes_with_nul().len(),
                 len => len as usize,
             };
         }

@@ -19,6 +19,12 @@ pub fn current_command() -> pg_sys::CommandId {
     unsafe { pg_sys::GetCurrentCommandId(false) }
 }
 
+/// The command that writes now.
+pub fn writing_command() -> pg_sys::CommandId {
+    // SAFETY: allowed wherever a row may be written.
+    unsafe { pg_sys::GetCurrentCommandId(true) }
+}
+
 /// Makes this command's own writes visible to what follows.
 pub fn bump_command() {
     // SAFETY: allowed wherever a statement may run.
@@ -181,6 +187,8 @@ pub struct Hooks {
     pub before_commit: fn(bool),
     /// `true`: it was rolled back.
     pub after_transaction: fn(bool),
+    /// Inside the subtransaction.
+    pub before_sub_commit: fn(),
     /// The subtransaction and, if it was committed, its parent.
     pub after_sub: fn(SubId, Option<SubId>),
 }
@@ -216,6 +224,7 @@ unsafe extern "C-unwind" fn on_subxact(
 ) {
     use pg_sys::SubXactEvent::*;
     match event {
+        SUBXACT_EVENT_PRE_COMMIT_SUB => hooks(|hooks| (hooks.before_sub_commit)()),
         SUBXACT_EVENT_COMMIT_SUB => hooks(|hooks| (hooks.after_sub)(sub, Some(parent))),
         SUBXACT_EVENT_ABORT_SUB => hooks(|hooks| (hooks.after_sub)(sub, None)),
         _ => {}

@@ -1,0 +1,238 @@
+//! What the extension does around statements: hooks of the executor and of utility commands.
+//!
+//! It is known which statement runs, so that a trigger finds what the executor keeps about its table. And rows of a
+//! table may wait to be written together ([`wait`]). They are written when the statement whose triggers
+//! left them has fired its triggers, and before any statement that reads the table starts.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use pgrx::prelude::*;
+use std::cell::Cell;
+use std::ffi::CStr;
+
+/// The table that rows wait for, and how deep the statements are nested that left them.
+#[derive(Clone, Copy)]
+pub struct Waiting {
+    table: pg_sys::Oid,
+    depth: u32,
+}
+
+/// A run of a statement, and the state it works with.
+#[derive(Clone, Copy)]
+pub struct Running {
+    /// No other has had it.
+    pub number: u64,
+    /// Null: none runs, or it began before this library was loaded.
+    estate: *mut pg_sys::EState,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Previous {
+    start: pg_sys::ExecutorStart_hook_type,
+    run: pg_sys::ExecutorRun_hook_type,
+    finish: pg_sys::ExecutorFinish_hook_type,
+    utility: pg_sys::ProcessUtility_hook_type,
+}
+
+thread_local! {
+    static PREVIOUS: Cell<Previous> = const { Cell::new(Previous { start: None, run: None, finish: None, utility: None }) };
+    static FLUSH: Cell<Option<fn()>> = const { Cell::new(None) };
+    static WAITING: Cell<Option<Waiting>> = const { Cell::new(None) };
+    static RUNNING: Cell<Running> = const { Cell::new(Running { number: 0, estate: std::ptr::null_mut() }) };
+    static RUNS: Cell<u64> = const { Cell::new(0) };
+    // Statements that are firing triggers, or may.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Sets the hooks; called once per backend. `flush` writes what waits.
+pub fn register(flush: fn()) {
+    FLUSH.with(|cell| cell.set(Some(flush)));
+    // SAFETY: variables of this single-threaded backend; what was there is called in turn.
+    unsafe {
+        let previous = Previous {
+            start: pg_sys::ExecutorStart_hook,
+            run: pg_sys::ExecutorRun_hook,
+            finish: pg_sys::ExecutorFinish_hook,
+            utility: pg_sys::ProcessUtility_hook,
+        };
+        PREVIOUS.with(|cell| cell.set(previous));
+        pg_sys::ExecutorStart_hook = Some(on_start);
+        pg_sys::ExecutorRun_hook = Some(on_run);
+        pg_sys::ExecutorFinish_hook = Some(on_finish);
+        pg_sys::ProcessUtility_hook = Some(on_utility);
+    }
+}
+
+/// Notes that the statement that is firing triggers has left rows for a table.
+pub fn wait(table: pg_sys::Oid) {
+    wait_again(Waiting { table, depth: DEPTH.with(Cell::get) });
+}
+
+/// As [`wait`], after all, for rows whose writing was rolled back.
+pub fn wait_again(waiting: Waiting) {
+    let depth = WAITING.with(Cell::get).map_or(0, |known| known.depth);
+    WAITING.with(|cell| cell.set(Some(Waiting { depth: depth.max(waiting.depth), ..waiting })));
+}
+
+/// Nothing waits any more; what did.
+pub fn take_waiting() -> Option<Waiting> {
+    WAITING.with(Cell::take)
+}
+
+fn flush_if(wanted: impl FnOnce(Waiting) -> bool) {
+    if WAITING.with(Cell::get).is_some_and(wanted) {
+        if let Some(flush) = FLUSH.with(Cell::get) {
+            flush();
+        }
+    }
+}
+
+/// One statement deeper, until it is dropped.
+struct Deeper;
+
+impl Deeper {
+    fn enter() -> Deeper {
+        DEPTH.with(|depth| depth.set(depth.get() + 1));
+        Deeper
+    }
+}
+
+impl Drop for Deeper {
+    fn drop(&mut self) {
+        DEPTH.with(|depth| depth.set(depth.get() - 1));
+    }
+}
+
+/// Has the statement whose rows wait ended unseen? The first one that loads this library may.
+fn is_left_behind(waiting: Waiting) -> bool {
+    waiting.depth > DEPTH.with(Cell::get) || waiting.depth == 0
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: core::ffi::c_int) {
+    flush_if(|waiting| is_left_behind(waiting) || reads(query, waiting.table));
+    match PREVIOUS.with(Cell::get).start {
+        Some(previous) => pg_guard_ffi_boundary(|| previous(query, flags)),
+        None => pg_sys::standard_ExecutorStart(query, flags),
+    }
+}
+
+/// The statement that runs now.
+pub fn running() -> Running {
+    RUNNING.with(Cell::get)
+}
+
+impl Running {
+    /// The trigger that precedes or follows another one in the executor's own copy of its table's triggers, by name.
+    ///
+    /// # Safety
+    /// The statement still runs.
+    pub unsafe fn sibling(&self, trigger: *const pg_sys::Trigger, name: &CStr) -> Option<*mut pg_sys::Trigger> {
+        if self.estate.is_null() {
+            return None;
+        }
+        let estate = self.estate;
+        for list in [(*estate).es_opened_result_relations, (*estate).es_tuple_routing_result_relations] {
+            let count = if list.is_null() { 0 } else { (*list).length as usize };
+            for i in 0..count {
+                let info: *mut pg_sys::ResultRelInfo = (*(*list).elements.add(i)).ptr_value.cast();
+                let desc = (*info).ri_TrigDesc;
+                if desc.is_null() {
+                    continue;
+                }
+                let all = std::slice::from_raw_parts_mut((*desc).triggers, (*desc).numtriggers as usize);
+                if all.as_ptr_range().contains(&trigger) {
+                    return all.iter_mut().find(|t| CStr::from_ptr(t.tgname) == name).map(std::ptr::from_mut);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Puts back which statement runs when it is dropped.
+struct Outer(Running);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        RUNNING.with(|running| running.set(self.0));
+    }
+}
+
+fn enter_run(query: *mut pg_sys::QueryDesc) -> Outer {
+    let number = RUNS.with(|runs| {
+        runs.set(runs.get() + 1);
+        runs.get()
+    });
+    // SAFETY: the query was started.
+    let estate = unsafe { (*query).estate };
+    Outer(RUNNING.with(|running| running.replace(Running { number, estate })))
+}
+
+#[cfg(not(feature = "pg18"))]
+#[pg_guard]
+unsafe extern "C-unwind" fn on_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    let _outer = enter_run(query);
+    match PREVIOUS.with(Cell::get).run {
+        Some(previous) => pg_guard_ffi_boundary(|| previous(query, direction, count, once)),
+        None => pg_sys::standard_ExecutorRun(query, direction, count, once),
+    }
+}
+
+#[cfg(feature = "pg18")]
+#[pg_guard]
+unsafe extern "C-unwind" fn on_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64) {
+    let _outer = enter_run(query);
+    match PREVIOUS.with(Cell::get).run {
+        Some(previous) => pg_guard_ffi_boundary(|| previous(query, direction, count)),
+        None => pg_sys::standard_ExecutorRun(query, direction, count),
+    }
+}
+
+/// Does a statement read a table, or write it? What the functions it calls do is done by statements of theirs.
+unsafe fn reads(query: *mut pg_sys::QueryDesc, table: pg_sys::Oid) -> bool {
+    let list = (*(*query).plannedstmt).relationOids;
+    !list.is_null() && (0..(*list).length as usize).any(|i| (*(*list).elements.add(i)).oid_value == table)
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_finish(query: *mut pg_sys::QueryDesc) {
+    let deeper = Deeper::enter();
+    match PREVIOUS.with(Cell::get).finish {
+        Some(previous) => pg_guard_ffi_boundary(|| previous(query)),
+        None => pg_sys::standard_ExecutorFinish(query),
+    }
+    drop(deeper);
+    flush_if(is_left_behind);
+}
+
+#[allow(clippy::too_many_arguments, reason = "the server's signature")]
+#[pg_guard]
+unsafe extern "C-unwind" fn on_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const core::ffi::c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    flush_if(|_| true);
+    let deeper = Deeper::enter();
+    match PREVIOUS.with(Cell::get).utility {
+        Some(previous) => pg_guard_ffi_boundary(|| {
+            previous(statement, text, read_only, context, params, environment, dest, completion)
+        }),
+        None => {
+            pg_sys::standard_ProcessUtility(statement, text, read_only, context, params, environment, dest, completion)
+        }
+    }
+    drop(deeper);
+    flush_if(is_left_behind);
+}

@@ -17,6 +17,7 @@ use crate::pg::ffi::nextval;
 use crate::pg::owner::{caller, AsCaller, AsOwner};
 use crate::pg::row::{wait_for, Look, Place, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::store::sequence;
 use crate::pg::value::text_datum;
 use crate::pg::xact::{self, Moment};
 use crate::restore;
@@ -49,12 +50,7 @@ pub struct Outcome {
 
 /// The token of a new grant.
 pub fn next_token() -> i64 {
-    // SAFETY: look-ups by name.
-    let sequence = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"rowclaim".as_ptr(), false);
-        pg_sys::get_relname_relid(c"token_seq".as_ptr(), schema)
-    };
-    nextval(sequence)
+    nextval(sequence(c"token_seq"))
 }
 
 impl Wish {

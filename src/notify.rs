@@ -5,6 +5,7 @@ use crate::image::push_json_string;
 use crate::journal::Journal;
 use crate::pg::announcer::{self, Changeset};
 use crate::pg::ffi;
+use crate::pg::lock::{Lock, Mode};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::settings::{self, Notify};
 use crate::table::Table;
@@ -42,16 +43,20 @@ impl Notice {
     }
 }
 
-/// Announces what a transaction that is about to commit has done: changesets right after the commit, if
-/// possible; with other things they go out together, in order, as part of the commit.
+/// Announces what a transaction that is about to commit has done: as part of the commit, unless it would have
+/// to wait there for another one's flush. Then changesets are announced right after it.
 pub fn send(notices: &[Notice]) {
     if notices.is_empty() {
         return;
     }
-    let changesets: Option<Vec<Changeset>> = notices.iter().map(Notice::changeset).collect();
-    if !changesets.is_some_and(announcer::promise) {
-        notices.iter().for_each(|notice| ffi::notify(c"rowclaim", &notice.payload()));
+    if !Lock::Notify.try_acquire(Mode::AccessExclusive) {
+        // With other things they go out together, in order.
+        let changesets: Option<Vec<Changeset>> = notices.iter().map(Notice::changeset).collect();
+        if changesets.is_some_and(announcer::promise) {
+            return;
+        }
     }
+    notices.iter().for_each(|notice| ffi::notify(c"rowclaim", &notice.payload()));
 }
 
 /// Announces a changeset that was committed, unless it has been pruned since.

@@ -1,13 +1,16 @@
-# What is heard on the channel rowclaim with rowclaim.notify = commits: every changeset once it is committed, exactly once, from a
-# background worker that comes and goes; where there is none to be had, as part of the commit.
+# What is heard on the channel rowclaim with rowclaim.notify = commits: every changeset once it is committed, exactly once. As part
+# of the commit; while another transaction that notifies is committing, from a background worker that comes and goes.
 use strict;
 use warnings;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use RowClaim;
 
-my $node = new_node('announcements');
+# Commits wait for a standby that never comes where a session asks for it: it keeps the server's lock for NOTIFY meanwhile.
+my $node = new_node('announcements', q{synchronous_standby_names = 'nobody'}, 'synchronous_commit = local',
+	'wal_level = replica', 'max_wal_senders = 1');
 $node->safe_psql('postgres', q{
+	CREATE TABLE busy (t text);
 	SELECT create_journal('other "journal"');
 	CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
 	INSERT INTO t SELECT i FROM generate_series(1, 100) i;
@@ -53,62 +56,97 @@ sub event
 	return sprintf '{"event":"commit","journal":"%s","seq":%d,"actor":"%s"}', $journal // 'main', $seq, $actor;
 }
 
-my $worker = q{FROM pg_stat_activity WHERE backend_type = 'rowclaim announcer'};
+# Runs $body while a transaction that has notified is committing.
+sub while_busy
+{
+	my ($body) = @_;
+	my $busy = session($node, 'busy');
+	$busy->query_safe('SET statement_timeout = 0; SET synchronous_commit = on');
+	send_query($busy, q{INSERT INTO busy SELECT pg_notify('elsewhere', '')::text});
+	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'}) or die 'not busy';
+	$body->();
+	$node->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
+	receive($busy);
+	$busy->quit;
+	return;
+}
+
+my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'rowclaim announcer'};
 my $listener = listener();
 my ($ann, $bob) = map { session($node, $_) } 'ann', 'bob';
+my %pid = map { $_->query_safe('SELECT pg_backend_pid()') => 1 } $ann, $bob;
 
 # What comes after is heard after: nothing else was announced before.
-$ann->query_safe('UPDATE t SET n = n + 1 WHERE id = 1');
-$ann->query_safe('SELECT commit_changes()');
-is(payloads($listener, 1), event(1, 'ann'), 'commit_changes() is announced');
-$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
-is(payloads($listener, 1), event(2, 'ann'), 'a transaction of its own, too');
-$ann->query_safe('BEGIN; UPDATE x SET n = n + 1 WHERE id = 1; UPDATE t SET n = n + 1 WHERE id = 1; SELECT commit_changes(); ROLLBACK');
-$ann->query_safe('BEGIN; UPDATE t SET n = n + 1 WHERE id = 1; SAVEPOINT a; SELECT commit_changes(); ROLLBACK TO a; COMMIT');
-$ann->query_safe('SET rowclaim.notify = off; UPDATE x SET n = n + 1 WHERE id = 2; RESET rowclaim.notify');
-$ann->query_safe(q{SELECT status FROM claim_row('t', 2); SELECT release_row('t', 2)});
-my $seq = $ann->query_safe(q{SELECT max(seq) FROM rowclaim.journal WHERE journal = 'main' AND kind = 'changeset'});
-$ann->query_safe('BEGIN; UPDATE o SET n = n + 1 WHERE id = 1; UPDATE x SET n = n + 1 WHERE id = 1; SELECT commit_changes(); COMMIT');
-is(join("\n", sort split /\n/, payloads($listener, 3)),
-	join("\n", event($seq + 1, 'ann'), event($seq + 2, 'ann'), event(1, 'ann', 'other \"journal\"')),
-	'nothing that was rolled back, nor with notify off, nor claims; then all changesets of a transaction');
+sub announcements
+{
+	my ($how) = @_;
+	my $seq = $ann->query_safe(q{SELECT coalesce(max(seq), 0) FROM rowclaim.journal WHERE journal = 'main'});
+	my $other = $ann->query_safe(q{SELECT coalesce(max(seq), 0) FROM rowclaim.journal WHERE journal <> 'main'});
+	$ann->query_safe('UPDATE t SET n = n + 1 WHERE id = 1');
+	$ann->query_safe('SELECT commit_changes()');
+	$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
+	$ann->query_safe('BEGIN; UPDATE x SET n = n + 1 WHERE id = 1; UPDATE t SET n = n + 1 WHERE id = 1; SELECT commit_changes(); ROLLBACK');
+	$ann->query_safe('BEGIN; UPDATE t SET n = n + 1 WHERE id = 1; SAVEPOINT a; SELECT commit_changes(); ROLLBACK TO a; COMMIT');
+	$ann->query_safe('SET rowclaim.notify = off; UPDATE x SET n = n + 1 WHERE id = 2; RESET rowclaim.notify');
+	$ann->query_safe(q{SELECT status FROM claim_row('t', 2); SELECT release_row('t', 2)});
+	my $next = 1 + $ann->query_safe(q{SELECT max(seq) FROM rowclaim.journal WHERE journal = 'main' AND kind = 'changeset'});
+	$ann->query_safe('BEGIN; UPDATE o SET n = n + 1 WHERE id = 1; UPDATE x SET n = n + 1 WHERE id = 1; SELECT commit_changes(); COMMIT');
+	$bob->query_safe('UPDATE x SET n = n + 1 WHERE id = 3');
+	return join("\n", sort map({ event($seq + $_, 'ann') } 1, 2), map({ event($next + $_, 'ann') } 0, 1),
+		event($other + 1, 'ann', 'other \"journal\"'), event($next + 2, 'bob'));
+}
+
+my $expected = announcements();
+hear($listener);
+is((grep { !$pid{ $_->[1] } } @{ $listener->{heard} }), 0, 'the sessions that commit announce themselves');
+is(join("\n", sort split /\n/, payloads($listener, 6)), $expected,
+	'commit_changes() and transactions are announced, nothing that was rolled back, nor with notify off, nor claims');
+is($node->safe_psql('postgres', $workers), 0, 'no worker was needed');
+
+while_busy(sub {
+	$expected = announcements();
+	hear($listener);
+	is(scalar @{ $listener->{heard} }, 0, 'nobody waits for a commit that holds others up, and nothing is heard before');
+	is($node->safe_psql('postgres', $workers), 1, 'a worker has come');
+});
+is(join("\n", sort split /\n/, payloads($listener, 6)), $expected, 'and announces the same');
 
 # Somebody who listens only once the other's transaction is under way.
-$bob->query_safe('BEGIN; UPDATE x SET n = n + 1 WHERE id = 3');
-my $late = listener();
-$bob->query_safe('COMMIT');
-is(payloads($late, 1), event($seq + 3, 'bob'), 'whoever listens before the commit hears of it');
+my $late;
+my $seq = $node->safe_psql('postgres', q{SELECT max(seq) FROM rowclaim.journal WHERE journal = 'main'});
+while_busy(sub {
+	$bob->query_safe('BEGIN; UPDATE x SET n = n + 1 WHERE id = 3');
+	$late = listener();
+	$bob->query_safe('COMMIT');
+});
+is(payloads($late, 1), event($seq + 1, 'bob'), 'whoever listens before the commit hears of it');
 payloads($listener, 1);
 
-# Many at once: more than the queue has room for, while the worker stands still.
-my $pid;
-until ($pid = $node->safe_psql('postgres', "SELECT pid $worker"))
-{
-	$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
-	payloads($_, 1) for $listener, $late;
-}
-$seq = $node->safe_psql('postgres', q{SELECT max(seq) FROM rowclaim.journal WHERE journal = 'main'});
-kill 'STOP', $pid;
-finish_pgbench(start_pgbench($node, {
-	crowd => "\\set id random(1, 100)\nUPDATE x SET n = n + 1 WHERE id = :id;\n" },
-	'-c', 8, '-t', 140), 'crowd');
-kill 'CONT', $pid;
+# More than the queue has room for: who finds none waits as with any NOTIFY.
+my $crowd = 8 * 140;
+while_busy(sub {
+	my $bench = start_pgbench($node, { crowd => "\\set id random(1, 100)\nUPDATE x SET n = n + 1 WHERE id = :id;\n" }, '-c', 8, '-t', 140);
+	$node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+		WHERE NOT l.granted AND l.locktype = 'object' AND a.backend_type = 'client backend'}) or die 'nobody waits';
+	$late->{bench} = $bench;
+});
+finish_pgbench($late->{bench}, 'crowd');
 # Seals have numbers, too, and are not announced.
 my @seqs = split /\n/, $node->safe_psql('postgres',
-	"SELECT seq FROM rowclaim.journal WHERE journal = 'main' AND seq > $seq AND kind = 'changeset' ORDER BY seq");
+	"SELECT seq FROM rowclaim.journal WHERE journal = 'main' AND seq > $seq + 1 AND kind = 'changeset' ORDER BY seq");
 my $name = $node->safe_psql('postgres', 'SELECT current_user');
-is(join("\n", sort split /\n/, payloads($listener, 8 * 140)), join("\n", sort map { event($_, $name) } @seqs),
+is(join("\n", sort split /\n/, payloads($listener, $crowd)), join("\n", sort map { event($_, $name) } @seqs),
 	'each of a crowd exactly once');
-payloads($late, 8 * 140);
+payloads($late, $crowd);
 
-# The worker is not in the way of anybody for long, and is back when it is needed.
-ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $worker"), 'the worker leaves');
+# The worker is in nobody's way for long, and is back when it is needed.
+ok($node->poll_query_until('postgres', "SELECT ($workers) = 0"), 'the worker leaves');
 $seq = $seqs[-1];
-$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
+while_busy(sub { $ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1') });
 is(payloads($listener, 1), event($seq + 1, 'ann'), 'and another one comes');
-$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) $worker");
-ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $worker"), 'it can be terminated');
-$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rowclaim announcer'});
+ok($node->poll_query_until('postgres', "SELECT ($workers) = 0"), 'it can be terminated');
+while_busy(sub { $ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1') });
 is(payloads($listener, 1), event($seq + 2, 'ann'), 'which loses nothing');
 $_->{session}->quit for $listener, $late;
 $_->quit for $ann, $bob;
@@ -119,9 +157,13 @@ $node->restart;
 $listener = listener();
 $ann = session($node, 'ann');
 my $committer = $ann->query_safe('SELECT pg_backend_pid()');
-$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
+while_busy(sub {
+	send_query($ann, 'UPDATE x SET n = n + 1 WHERE id = 1');
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $committer AND NOT granted") or die 'ann does not wait';
+});
+receive($ann);
 hear($listener) until @{ $listener->{heard} };
-is($listener->{heard}[0][1], $committer, 'without a worker the commit itself announces');
+is($listener->{heard}[0][1], $committer, 'without a worker the commit itself announces, and waits');
 is(payloads($listener, 1), event($seq + 3, 'ann'), 'the same');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM verify_journal()'), 0, 'the journal is sound');
 $_->quit for $listener->{session}, $ann;

@@ -1,6 +1,6 @@
 //! Announcements after the commit. PostgreSQL lets transactions that notify commit one after another, each
-//! with a flush of its own; so a background worker of the database notifies for those that have committed.
-//! It starts with the first announcement and ends when there has been none for a while.
+//! with a flush of its own; so a background worker of the database notifies for those that would have to wait.
+//! It starts with the first such announcement and ends when there has been none for a while.
 //!
 //! Before its commit a transaction reserves room in a queue in shared memory and sees that there is a
 //! worker; after it, it fills that in, which cannot fail.

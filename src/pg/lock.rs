@@ -1,5 +1,5 @@
 //! Heavyweight locks on journals and journal numbers. They share the advisory lock type but use
-//! key classes that no SQL function can reach, so users cannot take or block them.
+//! key classes that no SQL function can reach, so users cannot take or block them. And the server's lock for `NOTIFY`.
 
 use pgrx::pg_sys;
 
@@ -16,12 +16,15 @@ pub enum Lock {
     Seal { journal: i32 },
     /// Held by the transaction that receives entries of a journal, by the hash of its name.
     Replay { journal: i32 },
+    /// The server's own: held by a transaction that notifies until it has committed and flushed.
+    Notify,
 }
 
 #[derive(Clone, Copy)]
 pub enum Mode {
     Share,
     Exclusive,
+    AccessExclusive,
 }
 
 impl Lock {
@@ -32,6 +35,17 @@ impl Lock {
             Lock::Seal { journal } => (0x7003, journal, 0),
             Lock::Number { journal, seq } => (0x7004, journal, seq),
             Lock::Replay { journal } => (0x7005, journal, 0),
+            // As PreCommit_Notify() in commands/async.c takes it: object 0 of pg_database.
+            Lock::Notify => {
+                return pg_sys::LOCKTAG {
+                    locktag_field1: pg_sys::InvalidOid.to_u32(),
+                    locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+                    locktag_field3: 0,
+                    locktag_field4: 0,
+                    locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+                    locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+                }
+            }
         };
         // SAFETY: a plain read of this backend's database id.
         let database = unsafe { pg_sys::MyDatabaseId };
@@ -85,6 +99,7 @@ impl Mode {
         match self {
             Mode::Share => pg_sys::ShareLock as i32,
             Mode::Exclusive => pg_sys::ExclusiveLock as i32,
+            Mode::AccessExclusive => pg_sys::AccessExclusiveLock as i32,
         }
     }
 }

@@ -75,6 +75,15 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Is there a row under a key? NULL: no row of the table can have it.
+CREATE FUNCTION rowclaim.row_exists(target regclass, key text) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN rowclaim.row_image(target, key) IS NOT NULL;
+EXCEPTION WHEN data_exception OR data_corrupted THEN
+    RETURN NULL;
+END $$;
+
 -- Rows whose ownership columns and what is known of them do not agree.
 CREATE FUNCTION rowclaim.row_problems(target regclass) RETURNS TABLE (key text, problem text)
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -88,11 +97,12 @@ CREATE FUNCTION rowclaim.row_problems(target regclass) RETURNS TABLE (key text, 
                               JOIN rowclaim.draft h ON h.journal_id = j.id) ON t.relid = r.relid AND h.id = r.draft
                    WHERE r.relid = target) d ON d.key = coalesce(o.key, c.key)
         -- A row without owner and stamp is not among the owned ones.
-        CROSS JOIN LATERAL (SELECT o.key IS NOT NULL OR rowclaim.row_image(target, coalesce(c.key, d.key)) IS NOT NULL AS there) r
+        CROSS JOIN LATERAL (SELECT o.key IS NOT NULL OR rowclaim.row_exists(target, coalesce(c.key, d.key)) AS there) r
         CROSS JOIN LATERAL (VALUES
             (o.owner IS NOT NULL AND c.key IS NULL, 'has an owner and no claim'),
             (c.key IS NOT NULL AND r.there AND o.owner IS DISTINCT FROM c.owner, 'has a claim of somebody who is not its owner'),
             (c.key IS NOT NULL AND NOT r.there AND d.key IS NULL, 'has a claim and does not exist'),
+            (r.there IS NULL, 'has a key that no row of the table can have'),
             (d.key IS NOT NULL AND NOT d.open, 'is in a draft that is closed'),
             (o.draft IS NOT NULL AND d.key IS NULL, 'has the stamp of a draft it is not in'),
             (d.open AND r.there AND o.draft IS DISTINCT FROM d.draft, 'is in a draft whose stamp it does not have'),
@@ -119,6 +129,7 @@ DECLARE
                          WHERE o.v ->> 0 = k.name), k.name)
         FROM pg_catalog.unnest(this.key_columns) WITH ORDINALITY k(name, n) ORDER BY k.n);
     damaged boolean := false;
+    canonical text;
 BEGIN
     FOR problem IN SELECT p FROM rowclaim.table_problems(this.relid) p ORDER BY p COLLATE "C" LOOP
         damaged := true;
@@ -167,10 +178,15 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    FOR key, problem, repair IN
-        SELECT p.key::jsonb, 'row ' || p.problem, pg_catalog.format('SELECT rowclaim.repair_row(%L, %L)', name, p.key)
+    FOR canonical, problem, repair IN
+        SELECT p.key, 'row ' || p.problem, pg_catalog.format('SELECT rowclaim.repair_row(%L, %L)', name, p.key)
         FROM rowclaim.row_problems(this.relid) p ORDER BY p.key COLLATE "C", p.problem COLLATE "C"
     LOOP
+        BEGIN
+            key := canonical::jsonb;
+        EXCEPTION WHEN data_exception THEN
+            key := pg_catalog.to_jsonb(canonical);
+        END;
         RETURN NEXT;
     END LOOP;
 END $$;
@@ -260,5 +276,5 @@ CREATE FUNCTION check_claims(relation regclass DEFAULT NULL, OUT target regclass
 COMMENT ON FUNCTION check_claims(regclass) IS
     'Everything damaged or inconsistent, with the statement that repairs it: of one table or all tables of the caller.';
 REVOKE ALL ON FUNCTION rowclaim.owned_rows(regclass), rowclaim.table_problems(regclass), rowclaim.column_repairs(regclass, rowclaim.enabled_table),
-    rowclaim.guard_again(regclass), rowclaim.row_problems(regclass),
+    rowclaim.guard_again(regclass), rowclaim.row_exists(regclass, text), rowclaim.row_problems(regclass),
     rowclaim.check_enabled(rowclaim.enabled_table), rowclaim.installation_problems(), rowclaim.check_for(name, regclass) FROM PUBLIC;

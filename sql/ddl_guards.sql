@@ -377,6 +377,8 @@ BEGIN
             PERFORM rowclaim.refuse(target::text, pg_catalog.format('column %s of %s is maintained by rowclaim', forged, target),
                 'Leave the ownership columns out of ALTER COLUMN TYPE ... USING.');
         END IF;
+        -- Open drafts did not know of a constraint that is new: what they have given up of it, commits find out.
+        UPDATE rowclaim.draft_row r SET gives = true WHERE r.relid = target AND r.base IS NOT NULL AND NOT r.gives;
         PERFORM rowclaim.check_table(target);
     END LOOP;
 END $$;

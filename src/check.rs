@@ -2,6 +2,7 @@
 //! what SQL cannot do: reading a user's rows without running a user's code, and writing their
 //! ownership columns.
 
+use crate::actor;
 use crate::api::{caller_name, invalid, target};
 use crate::codec;
 use crate::draft;
@@ -19,6 +20,7 @@ use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::trigger::Values;
 use crate::pg::value::text_datum;
 use crate::pg::xact::{self, Moment};
+use crate::restore;
 use crate::sql_function;
 use crate::table::{qualified_name, Table};
 use pgrx::pg_sys;
@@ -65,14 +67,32 @@ fn owned_rows(target: pg_sys::Oid, mut visit: impl FnMut(&Owned)) -> Result<()> 
     Ok(())
 }
 
+/// Ends what is known under a key that no row of the table can have; false: there is nothing like that.
+fn forget_unreadable(table: &Table, key: &str) -> bool {
+    let args = [Arg::oid(table.root), Arg::str(key)];
+    let entry = entries().find(table.root, key);
+    let known = entry.is_some() || holder::owner(table.root, key).is_some();
+    if !known || spi::run("SELECT 1 WHERE rowclaim.row_exists($1, $2) IS NULL", &args) == 0 {
+        return false;
+    }
+    if let Some(found) = &entry {
+        entries().delete(found);
+    }
+    holder::forget(table.root, key);
+    true
+}
+
 /// Makes a row and what is known of it agree: the claim says who owns the row, the draft whether it
 /// is dirty. A claim on a row that does not exist goes; a row that vanished from its draft counts
-/// as deleted in it.
+/// as deleted in it. Changes whose draft is gone were never committed: they go to the stash.
 fn repair_row(target: pg_sys::Oid, key: &str) -> Result<()> {
     check_owner(target)?;
     let _owner = AsOwner::enter();
     let mut rows = Rows::open(target)?;
     let table = rows.table.clone();
+    if forget_unreadable(&table, key) {
+        return Ok(());
+    }
     let key = Key::from_canonical(&table, key)?;
     let text = key.text(&table);
     let store = entries();
@@ -82,8 +102,18 @@ fn repair_row(target: pg_sys::Oid, key: &str) -> Result<()> {
         let there = rows.find_and_lock(&key.datums)?;
         let entry = store.find(table.root, &text);
         let open = entry.as_ref().map(Entry::of).filter(|e| draft::header((e.draft, table.journal_id)).is_some());
-        if let (Some(found), None) = (&entry, &open) {
-            store.delete(found);
+        if let (Some(_), None) = (&entry, &open) {
+            // A commit takes header and entry together: seen again, the entry is one that was left behind.
+            xact::bump_command();
+            let Some(found) = store.find(table.root, &text) else { continue };
+            let entry = Entry::of(&found);
+            let who = holder::owner(table.root, &text).unwrap_or_else(|| actor::current().to_string());
+            restore::stash(&mut rows, &text, &entry, &who, "released", Some("its draft is gone"))?;
+            store.delete(&found);
+            rows.let_go();
+            let mut batch = restore::Batch::default();
+            batch.put_back(table.root, &text, &entry, restore::Owner::Claim)?;
+            batch.finish()?;
             continue;
         }
         if let (Some(found), Some(entry)) = (&entry, &open) {

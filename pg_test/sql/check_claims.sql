@@ -186,6 +186,26 @@ DELETE FROM rowclaim.draft WHERE actor = 'alice';
 SELECT * FROM findings;
 SELECT DISTINCT repair FROM check_claims() ORDER BY repair \gexec
 SELECT * FROM findings;
+SELECT id, v FROM parts WHERE id = 1;
+SELECT key, op, base, mine, cause, reason FROM rowclaim.stashes WHERE target = 'parts'::regclass ORDER BY id;
+-- A new row of such a draft is gone again, a deleted one is back, and one that had moved has its key.
+INSERT INTO parts VALUES (20, 20);
+SELECT status FROM claim_rows('parts', ARRAY[5, 6]);
+DELETE FROM parts WHERE id = 5;
+UPDATE parts SET id = 21 WHERE id = 6;
+DELETE FROM rowclaim.draft WHERE actor = 'alice';
+SELECT * FROM findings;
+SELECT DISTINCT repair FROM check_claims() ORDER BY repair \gexec
+SELECT * FROM findings;
+SELECT id, v, row_owner, row_draft IS NULL AS clean FROM parts WHERE id IN (5, 6, 20, 21) ORDER BY id;
+SELECT release_rows('parts');
+-- Keys that no row can have.
+INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at)
+    SELECT 'parts'::regclass, key, 'mallory', 1, '2026-01-01' FROM unnest('{"{\"id\":\"x\"}","{\"no\":1}",nonsense,"{\"id\":99999999999}"}'::text[]) key;
+INSERT INTO rowclaim.draft_row (relid, key, draft, op, base, base_version, leaf) VALUES ('parts'::regclass, '[]', 1, 'u', '{"id":1}', 1, 'parts'::regclass);
+SELECT * FROM check_claims('parts');
+SELECT DISTINCT repair FROM check_claims('parts') ORDER BY repair \gexec
+SELECT * FROM findings;
 -- In partitions and under several key columns.
 SET rowclaim.enforce = off;
 ALTER TABLE readings DISABLE TRIGGER USER;

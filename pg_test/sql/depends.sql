@@ -252,3 +252,23 @@ INSERT INTO one VALUES (1, NULL, 'x'), (2, 2, 'y');
 SELECT commit_changes() IS NOT NULL;
 CALL expect('ann', 'UPDATE one SET a = 1 WHERE id = 1', 'bob', 'INSERT INTO one VALUES (3)', 'bob', 'SELECT commit_changes()',
             'bob', 'SELECT discard_changes()', 'ann', 'SELECT discard_changes()');
+-- A constraint that is added while drafts are open: what they have given up of it counts from then on.
+CREATE TABLE recent (id int PRIMARY KEY, code text, up int);
+INSERT INTO recent VALUES (1, 'one', NULL), (2, 'two', 1), (3, 'three', 1);
+SELECT enable_claims('recent', 'auto');
+CALL expect('ann', 'UPDATE recent SET code = ''ann'' WHERE id = 1',
+            'ann', 'UPDATE recent SET up = NULL WHERE id IN (2, 3)');
+ALTER TABLE recent ADD UNIQUE (code), ADD FOREIGN KEY (up) REFERENCES recent;
+CALL expect('bob', 'INSERT INTO recent VALUES (4, ''one'', NULL)',
+            'bob', 'SELECT commit_changes() IS NOT NULL',
+            'bob', 'SELECT discard_changes()',
+            'ann', 'SELECT commit_changes(release => true) IS NOT NULL',
+            'ann', 'UPDATE recent SET up = 1 WHERE id = 2',
+            'ann', 'SELECT commit_changes() IS NOT NULL');
+ALTER TABLE recent DROP CONSTRAINT recent_up_fkey;
+CALL expect('ann', 'DELETE FROM recent WHERE id = 2');
+ALTER TABLE recent ADD FOREIGN KEY (up) REFERENCES recent;
+CALL expect('bob', 'DELETE FROM recent WHERE id = 1',
+            'bob', 'SELECT commit_changes() IS NOT NULL',
+            'ann', 'SELECT commit_changes() IS NOT NULL',
+            'bob', 'SELECT commit_changes() IS NOT NULL');

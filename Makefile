@@ -9,6 +9,11 @@
 #   make test-model    random statements, compared with a model (SEED, STEPS, DURATION; see pg_test/model)
 #   make test-concurrency   random statements of 16 sessions at once, checked afterwards (SEED, DURATION, CLIENTS)
 #   make test-attack   try to get past the extension in hundreds of ways (T=text ROLE=mallory: only some)
+#   make test-fuzz     fuzz what reads journal entries and keys (T=changes DURATION=60: one target, seconds for each)
+#   make test-leaks    do the same thing very often and watch memory (ROWS, COMMITS, T)
+#   make test-sqlsmith random queries on claims, drafts and journals (SEED, DURATION)
+#   make test-valgrind the tests of T under valgrind, on a server built for that
+#   make test-preloaded   PostgreSQL's own regression suite with the library loaded
 #   make package       pack build/*.tar.gz and build/*.deb; make test-package installs that in clean systems
 #   make dist          pack the sources for PGXN           make deps      install what is missing
 
@@ -23,7 +28,7 @@ STAGE := build/$(PGVER)
 # pgrx looks up the server in its home: one of our own needs no `cargo pgrx init` and leaves the user's alone.
 export PGRX_HOME := $(abspath $(or $(CARGO_TARGET_DIR),target)/pgrx-$(PGVER))
 unexport PGRX_PG_CONFIG_PATH
-export PG_CONFIG T STAGES QUICK ONLY SEED STEPS DURATION CLIENTS
+export PG_CONFIG T STAGES QUICK ONLY SEED STEPS DURATION CLIENTS ROWS COMMITS
 
 AS_ROOT = $(if $(DESTDIR),,$(shell test -w "`$(PG_CONFIG) --pkglibdir`" || echo sudo))
 
@@ -67,7 +72,7 @@ dist:
 	git archive --format=zip --prefix=$(EXTENSION)-$(VERSION)/ -o build/$(EXTENSION)-$(VERSION).zip HEAD
 
 # In a second make, which sees the server that deps may have installed.
-test test-all test-attack test-package test-clients test-model test-concurrency bench demo psql: deps
+test test-all test-attack test-package test-clients test-model test-concurrency test-leaks test-sqlsmith test-preloaded bench demo psql: deps
 	@$(MAKE) --no-print-directory do-$@
 
 do-test: $(PGRX_HOME)/config.toml
@@ -81,6 +86,15 @@ do-test-package:
 
 do-test-attack: install
 	@pg_test/attack/on-cluster
+
+do-test-leaks do-test-sqlsmith do-test-preloaded: install
+	@pg_test/$(@:do-test-%=%)
+
+test-fuzz:
+	@pg_test/fuzz
+
+test-valgrind:
+	@pg_test/valgrind
 
 do-test-clients: install
 	@pg_test/clients
@@ -111,5 +125,6 @@ distclean: clean
 
 FORCE:
 .PHONY: all install uninstall installcheck package dist test test-all test-attack test-package test-clients test-model \
-  test-concurrency bench demo psql do-test do-test-all do-test-attack do-test-package do-test-clients do-test-model do-test-concurrency do-bench do-demo \
-  do-psql servers deps clean distclean FORCE
+  test-concurrency test-leaks test-sqlsmith test-preloaded test-fuzz test-valgrind bench demo psql do-test do-test-all \
+  do-test-attack do-test-package do-test-clients do-test-model do-test-concurrency do-test-leaks do-test-sqlsmith \
+  do-test-preloaded do-bench do-demo do-psql servers deps clean distclean FORCE

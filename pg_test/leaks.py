@@ -224,7 +224,7 @@ def replica():
                 return (rss(there.execute("SELECT pid FROM pg_stat_subscription").fetchone()[0]),)
 
             return watched("replay", COMMITS, 1, sample,
-                           lambda step: hub.execute("UPDATE far SET n = n + 1 WHERE id % 1000 = %s", (step % 1000,)))
+                           lambda step: hub.execute("UPDATE far SET n = n + 1 WHERE id %% 1000 = %s", (step % 1000,)))
 
 
 def main():

@@ -17,8 +17,7 @@ struct Note {
     value: u8,
 }
 
-const ROLES: [Role; 6] =
-    [Role::Frees, Role::Takes, Role::Creates, Role::Refers, Role::Leaves, Role::Removes];
+const ROLES: [Role; 6] = [Role::Frees, Role::Takes, Role::Creates, Role::Refers, Role::Leaves, Role::Removes];
 
 fuzz_target!(|input: (u8, Vec<Note>)| {
     let count = usize::from(input.0) % 48 + 1;

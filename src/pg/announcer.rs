@@ -5,7 +5,7 @@
 //! Before its commit a transaction reserves room in a queue in shared memory and sees that there is a
 //! worker; after it, it fills that in, which cannot fail.
 
-use super::owner::{is_installed, set_guc_local};
+use super::owner::{keep_installed, set_guc_local};
 use super::{worker, xact};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
@@ -320,7 +320,7 @@ unsafe fn announce(changesets: &[Changeset]) {
     pg_sys::StartTransactionCommand();
     set_guc_local(c"synchronous_commit", c"off");
     pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-    if is_installed() {
+    if keep_installed() {
         changesets.iter().for_each(|changeset| crate::notify::announce(*changeset));
     }
     pg_sys::PopActiveSnapshot();

@@ -59,6 +59,21 @@ pub fn is_installed() -> bool {
     }
 }
 
+/// Keeps the extension from being dropped until the transaction ends; false if it is not there. Whoever drops it
+/// then waits before it locks any table, and cannot deadlock with what follows.
+pub fn keep_installed() -> bool {
+    // SAFETY: a look-up by name and a lock on what was found, which may be gone by then.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"rowclaim".as_ptr(), true);
+        if extension == pg_sys::InvalidOid {
+            return false;
+        }
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, lock);
+    }
+    is_installed()
+}
+
 fn extension_owner() -> pg_sys::Oid {
     let known = OWNER.with(Cell::get);
     if known != pg_sys::InvalidOid {

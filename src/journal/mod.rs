@@ -1,21 +1,26 @@
 //! The journal: numbers without gaps or serialised commits, entries in parts with a hash chain,
 //! seals, and the `void` entries of commits that failed after drawing their number.
 
+mod part;
+mod seal;
+mod verify;
+
 use crate::error::{Error, Result};
 use crate::pg::ffi::nextval;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
-use crate::pg::trigger::Values;
-use crate::pg::value::{bytes, text};
 use crate::pg::worker;
 use crate::pg::xact::{self, SubId};
 use crate::records::{self, Config, Record};
+use part::entry_header;
 use pgrx::pg_sys;
-use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
+
+pub use part::{entry_hash, Part};
+pub use verify::verify;
 
 /// The most changes and bytes one part holds; a single larger change makes a part of its own.
 pub const PART_CHANGES: usize = 1_000;
@@ -24,8 +29,6 @@ pub const PART_BYTES: usize = 4 << 20;
 const VOID_DELAY: u32 = 3_000;
 /// So many failed numbers are accounted for at a time: each takes a lock to the end of the transaction.
 const VOIDS_MAX: i64 = 100;
-/// A seal is due after this many entries.
-const SEAL_EVERY: i64 = 1_000;
 
 #[derive(Clone)]
 pub struct Journal {
@@ -382,33 +385,6 @@ impl Journal {
         records::has(&self.name, seq)
     }
 
-    /// The last number under a seal, or the last one pruned: everything below is contiguous.
-    fn sealed(&self) -> i64 {
-        spi::first("SELECT rowclaim.sealed_seq($1)", &[Arg::str(&self.name)], Sees::Latest, |row| row.i64(1))
-            .flatten()
-            .unwrap_or(0)
-    }
-
-    fn seal_if_due(&self) -> Result<()> {
-        let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied());
-        if seen.is_none_or(|seen| seen.prefix - seen.sealed < SEAL_EVERY) {
-            return Ok(());
-        }
-        if (Lock::Seal { journal: self.id }).try_acquire(Mode::Exclusive) {
-            let (sealed, stable) = (self.sealed(), self.stable());
-            if stable - sealed >= SEAL_EVERY {
-                self.seal(sealed, stable, None)?;
-            }
-            let sealed = self.sealed();
-            SEEN.with(|all| {
-                if let Some(seen) = all.borrow_mut().get_mut(&self.id) {
-                    seen.sealed = sealed;
-                }
-            });
-        }
-        Ok(())
-    }
-
     pub fn stable(&self) -> i64 {
         self.stable_at(Sees::Latest)
     }
@@ -418,71 +394,6 @@ impl Journal {
         spi::first("SELECT rowclaim.stable_seq($1)", &[Arg::str(&self.name)], sees, |row| row.i64(1))
             .flatten()
             .unwrap_or(0)
-    }
-
-    /// Appends a seal over everything after the seal before; its number, or `None` when there is
-    /// nothing to seal. Waits for a seal in progress; a damaged journal is not sealed.
-    pub fn seal_now(&self) -> Result<Option<i64>> {
-        let (sealed, stable) = self.ready_to_seal()?;
-        let anything = spi::run(
-            "SELECT 1 FROM rowclaim.journal WHERE journal = $1 AND seq > $2 AND seq <= $3 AND kind <> 'seal' LIMIT 1",
-            &[Arg::str(&self.name), Arg::i64(sealed), Arg::i64(stable)],
-        );
-        if anything == 0 {
-            return Ok(None);
-        }
-        self.seal(sealed, stable, None).map(Some)
-    }
-
-    /// Appends a seal that says where the journal begins once the entries up to `pruned` are gone.
-    /// If it can, it ends there, so that later seals can still be checked.
-    pub fn seal_pruned(&self, pruned: i64) -> Result<i64> {
-        let (sealed, stable) = self.ready_to_seal()?;
-        self.seal(sealed, if pruned > sealed { pruned } else { stable }, Some(pruned))
-    }
-
-    /// The last sealed and the last complete number, of a journal that is whole.
-    fn ready_to_seal(&self) -> Result<(i64, i64)> {
-        self.check_writable()?;
-        Lock::Seal { journal: self.id }.acquire(Mode::Exclusive);
-        self.fill_gaps(self.last_entry())?;
-        xact::bump_command();
-        let stable = self.stable();
-        if let Some(finding) = verify(&self.name)?.iter().find(|finding| finding.seq <= stable) {
-            let part = finding.part.map(|part| format!(" part {part}")).unwrap_or_default();
-            let problem = format!("entry {}{part}: {}", finding.seq, finding.problem);
-            return Err(Error::JournalCorrupt { journal: self.name.clone(), problem });
-        }
-        Ok((self.sealed(), stable))
-    }
-
-    fn seal(&self, after: i64, upto: i64, pruned: Option<i64>) -> Result<i64> {
-        let mut chain = Sha256::new();
-        let previous = spi::first(
-            "SELECT hash FROM rowclaim.journal WHERE journal = $1 AND kind = 'seal' ORDER BY seq DESC LIMIT 1",
-            &[Arg::str(&self.name)],
-            Sees::Latest,
-            |row| row.get::<Vec<u8>>(1),
-        );
-        chain.update(previous.flatten().unwrap_or_default());
-        let entries = spi::query(
-            "SELECT hash FROM rowclaim.journal WHERE journal = $1 AND seq > $2 AND seq <= $3 ORDER BY seq, part",
-            &[Arg::str(&self.name), Arg::i64(after), Arg::i64(upto)],
-            Sees::Latest,
-            |row| chain.update(row.get::<Vec<u8>>(1).unwrap_or_default()),
-        );
-        let mut content = Spool::default();
-        content.push(&format!(
-            "{{\"op\":\"seal\",\"from\":{},\"to\":{upto},\"entries\":{entries},\"chain\":\"{}\"{}}}",
-            after + 1,
-            hex(&chain.finalize()),
-            pruned.map(|pruned| format!(",\"pruned\":{pruned}")).unwrap_or_default()
-        ));
-        let seq = self.draw();
-        let head = Head { kind: "seal", actor: "", base: None, message: None };
-        self.write(seq, &head, &mut content, None);
-        self.fill_gaps(seq)?;
-        Ok(seq)
     }
 }
 
@@ -499,192 +410,4 @@ pub fn pruned(journal: &str) -> i64 {
     )
     .flatten()
     .unwrap_or(0)
-}
-
-/// Journal, seq, part, parts, kind, actor, base, xid, message, microseconds of `committed_at`.
-type Header<'a> =
-    (&'a str, i64, i32, i32, &'a str, &'a str, Option<i64>, Option<&'a str>, Option<&'a str>, Option<i64>);
-
-fn entry_header(header: Header) -> String {
-    serde_json::to_string(&header).unwrap_or_default()
-}
-
-/// SHA-256 over the entry's header (a JSON array), a line feed, its changes as stored, and the
-/// hash of the part before (nothing for part 1).
-pub fn entry_hash(header: &str, changes: &str, previous: &[u8]) -> Vec<u8> {
-    let mut hash = Sha256::new();
-    hash.update(header);
-    hash.update("\n");
-    hash.update(changes);
-    hash.update(previous);
-    hash.finalize().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A stored part of an entry.
-pub struct Part {
-    pub seq: i64,
-    pub part: i32,
-    pub parts: i32,
-    pub kind: String,
-    pub changes: String,
-    pub hash: Vec<u8>,
-    header: String,
-}
-
-impl Part {
-    /// From a row of `rowclaim.journal` in a trigger.
-    pub fn of_values(row: Values) -> Option<Part> {
-        // SAFETY: the attributes of rowclaim.journal, in order, with their types.
-        unsafe {
-            let journal = text(row.get(0)?);
-            let (seq, part, parts) =
-                (row.get(1)?.value() as i64, row.get(2)?.value() as i32, row.get(3)?.value() as i32);
-            let (kind, actor) = (text(row.get(4)?), text(row.get(5)?));
-            let (base, message) = (row.get(6).map(|d| d.value() as i64), row.get(8).map(|d| text(d)));
-            let (xid, at) = (row.get(7)?.value() as u64, row.get(9)?.value() as i64);
-            let header =
-                entry_header((journal, seq, part, parts, kind, actor, base, Some(&xid.to_string()), message, Some(at)));
-            let hash = bytes(row.get(11)?);
-            Some(Part { seq, part, parts, kind: kind.to_owned(), changes: text(row.get(10)?).to_owned(), hash, header })
-        }
-    }
-
-    /// From (seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash).
-    pub fn read(journal: &str, row: &spi::Row) -> Part {
-        let seq = row.i64(1).unwrap_or_default();
-        let (part, parts) = (row.get::<i32>(2).unwrap_or_default(), row.get::<i32>(3).unwrap_or_default());
-        let kind = row.text(4).unwrap_or_default();
-        let (actor, base, xid, message) = (row.text(5), row.i64(6), row.text(7), row.text(8));
-        let header = entry_header((
-            journal,
-            seq,
-            part,
-            parts,
-            &kind,
-            actor.as_deref().unwrap_or_default(),
-            base,
-            xid.as_deref(),
-            message.as_deref(),
-            row.timestamp(9),
-        ));
-        let changes = row.text(10).unwrap_or_default();
-        let hash = row.get::<Vec<u8>>(11).unwrap_or_default();
-        Part { seq, part, parts, kind, changes, hash, header }
-    }
-
-    /// Is the content what it was hashed as? `previous`: the hash of the part before.
-    pub fn is_authentic(&self, previous: &[u8]) -> bool {
-        entry_hash(&self.header, &self.changes, previous) == self.hash
-    }
-}
-
-/// One finding of `verify_journal`.
-pub struct Finding {
-    pub seq: i64,
-    pub part: Option<i32>,
-    pub problem: String,
-}
-
-/// Checks every entry: hashes, parts, gaps and seals. Numbers after the last entry are not
-/// judged: a commit in flight, a failed one and a removed one look the same until a seal.
-pub fn verify(name: &str) -> Result<Vec<Finding>> {
-    let journal = Journal::find(name)?.id;
-    let pruned = pruned(name);
-    let mut chain = Chain { journal, seq: pruned, pruned, ..Chain::default() };
-    let mut cursor = spi::Cursor::open(
-        "SELECT seq, part, parts, kind, actor, base, xid::text, message, committed_at, changes::text, hash
-         FROM rowclaim.journal WHERE journal = $1 ORDER BY seq, part",
-        &[Arg::str(name)],
-    );
-    while cursor.fetch(100, |row| chain.check(&Part::read(name, row))) > 0 {}
-    chain.end_entry();
-    Ok(chain.findings)
-}
-
-/// What verification knows while it walks through a journal.
-#[derive(Default)]
-struct Chain {
-    findings: Vec<Finding>,
-    journal: i32,
-    /// Entries up to this number were pruned.
-    pruned: i64,
-    seq: i64,
-    part: i32,
-    parts: i32,
-    broken: bool,
-    previous: Vec<u8>,
-    last_seal: Vec<u8>,
-    since_seal: Vec<(i64, Vec<u8>)>,
-}
-
-impl Chain {
-    fn report(&mut self, seq: i64, part: Option<i32>, problem: impl Into<String>) {
-        self.findings.push(Finding { seq, part, problem: problem.into() });
-    }
-
-    fn end_entry(&mut self) {
-        for missing in self.part + 1..=self.parts {
-            self.report(self.seq, Some(missing), "part is missing");
-        }
-    }
-
-    fn check(&mut self, this: &Part) {
-        let (seq, part, parts) = (this.seq, this.part, this.parts);
-        if seq != self.seq {
-            self.end_entry();
-            for missing in self.seq + 1..seq {
-                // A commit may still bring it.
-                if (Lock::Number { journal: self.journal, seq: missing }).is_free() {
-                    self.report(missing, None, "entry is missing");
-                }
-            }
-            (self.seq, self.part, self.parts, self.broken) = (seq, 0, parts, false);
-            self.previous.clear();
-        }
-        for missing in self.part + 1..part {
-            self.report(seq, Some(missing), "part is missing");
-            self.broken = true;
-        }
-        self.part = part;
-        // What follows a missing part cannot be checked: its hash is chained to the missing one.
-        if parts != self.parts {
-            self.report(seq, Some(part), "part does not belong to the entry");
-        } else if !self.broken && !this.is_authentic(&self.previous) {
-            self.report(seq, Some(part), "content does not match its hash");
-        } else if this.kind == "seal" {
-            match self.seal_range(&this.changes) {
-                Some((_, _, true)) => {}
-                // Nothing is left to compare with what was pruned.
-                Some((from, _, false)) if from <= self.pruned => {}
-                // Damage that was found by itself explains a seal that does not match.
-                Some((from, to, false)) if self.findings.iter().any(|f| (from..=to).contains(&f.seq)) => {}
-                Some((from, to, false)) => {
-                    self.report(seq, Some(part), format!("seal does not match entries {from} to {to}"))
-                }
-                None => self.report(seq, Some(part), "seal cannot be read"),
-            }
-        }
-        if this.kind == "seal" {
-            self.last_seal.clone_from(&this.hash);
-        }
-        self.since_seal.push((seq, this.hash.clone()));
-        self.previous.clone_from(&this.hash);
-    }
-
-    /// The entries a seal covers and whether its chain matches them.
-    fn seal_range(&mut self, changes: &str) -> Option<(i64, i64, bool)> {
-        let seal: serde_json::Value = serde_json::from_str(changes).ok()?;
-        let (from, to) = (seal[0]["from"].as_i64()?, seal[0]["to"].as_i64()?);
-        let mut chain = Sha256::new();
-        chain.update(&self.last_seal);
-        for (_, hash) in self.since_seal.iter().filter(|(seq, _)| (from..=to).contains(seq)) {
-            chain.update(hash);
-        }
-        self.since_seal.retain(|(seq, _)| *seq > to);
-        Some((from, to, Some(hex(&chain.finalize()).as_str()) == seal[0]["chain"].as_str()))
-    }
 }

@@ -78,17 +78,15 @@ COMMENT ON FUNCTION rowclaim.recover() IS
 CREATE FUNCTION rowclaim.applied_seq(journal text) RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
-        WITH s AS MATERIALIZED (
-            SELECT r.checkpoint AS start FROM rowclaim.replay_state r WHERE r.journal = applied_seq.journal AND r.started
+        WITH RECURSIVE applied AS (
+            SELECT r.checkpoint AS seq FROM rowclaim.replay_state r WHERE r.journal = applied_seq.journal AND r.started
+            UNION ALL
+            -- One by one: the journal may be long, and the checkpoint is near.
+            SELECT a.seq + 1 FROM applied a
+            WHERE (SELECT pg_catalog.count(*) = pg_catalog.max(j.parts) FROM rowclaim.journal j
+                   WHERE j.journal = applied_seq.journal AND j.seq = a.seq + 1)
         )
-        SELECT s.start + pg_catalog.count(e.seq)
-        FROM s LEFT JOIN LATERAL (
-            SELECT j.seq, pg_catalog.row_number() OVER (ORDER BY j.seq) AS n
-            FROM rowclaim.journal j
-            WHERE j.journal = applied_seq.journal AND j.seq > s.start
-            GROUP BY j.seq HAVING pg_catalog.count(*) = pg_catalog.max(j.parts)
-        ) e ON e.seq = s.start + e.n
-        GROUP BY s.start;
+        SELECT pg_catalog.max(a.seq) FROM applied a;
     END;
 CREATE VIEW rowclaim.replay_position AS
     SELECT s.journal, rowclaim.applied_seq(s.journal) AS applied_seq FROM rowclaim.replay_state s;

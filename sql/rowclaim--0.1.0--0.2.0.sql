@@ -702,6 +702,21 @@ CREATE INDEX journal_kind ON rowclaim.journal (journal, kind, seq) WHERE kind <>
 ALTER TABLE rowclaim.replay_state ADD COLUMN receiver int;
 COMMENT ON COLUMN rowclaim.replay_state.receiver IS 'The worker that has received entries last: another one has to look where replay is.';
 
+-- What has arrived without a gap after the checkpoint has been applied, in the transaction that brought it.
+CREATE OR REPLACE FUNCTION rowclaim.applied_seq(journal text) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        WITH RECURSIVE applied AS (
+            SELECT r.checkpoint AS seq FROM rowclaim.replay_state r WHERE r.journal = applied_seq.journal AND r.started
+            UNION ALL
+            -- One by one: the journal may be long, and the checkpoint is near.
+            SELECT a.seq + 1 FROM applied a
+            WHERE (SELECT pg_catalog.count(*) = pg_catalog.max(j.parts) FROM rowclaim.journal j
+                   WHERE j.journal = applied_seq.journal AND j.seq = a.seq + 1)
+        )
+        SELECT pg_catalog.max(a.seq) FROM applied a;
+    END;
+
 CREATE OR REPLACE FUNCTION rowclaim.pruned_seq(journal text) RETURNS bigint
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC

@@ -2,16 +2,18 @@
 //! changes to the journal.
 
 use crate::actor;
+use crate::captured::{Captured, Event};
 use crate::codec;
 use crate::depend::{Changed, Depends};
 use crate::diff::{self, Op};
-use crate::draft::{self, Captured, Event};
+use crate::draft;
 use crate::entry::{self, Entry};
 use crate::error::{check, Error, Result};
 use crate::holder;
 use crate::image;
 use crate::journal::{self, Head, Journal};
 use crate::key::key_datums;
+use crate::net::Net;
 use crate::notify::{self, Notice};
 use crate::order::Order;
 use crate::ownership::{version_datum, version_of};
@@ -32,13 +34,13 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::HashMap;
 
 /// A touched row: where it is now and what it was when the draft began.
-struct Touched {
-    root: pg_sys::Oid,
-    key: String,
-    base: Option<String>,
-    version: Option<i64>,
+pub struct Touched {
+    pub root: pg_sys::Oid,
+    pub key: String,
+    pub base: Option<String>,
+    pub version: Option<i64>,
     /// The version that the row must exceed: of a row that had its key before.
-    exceeds: Option<i64>,
+    pub exceeds: Option<i64>,
 }
 
 /// Collects net changes in the order of capture, with what is needed to order them.
@@ -48,10 +50,8 @@ struct Changes {
     spool: Spool,
     order: Order,
     depends: Depends,
-    /// Keys of deleted rows whose claims end with the commit.
-    deleted: Vec<(pg_sys::Oid, String)>,
-    /// Rows that get a version, because their keys had a higher one before.
-    raised: Vec<(pg_sys::Oid, String, i64)>,
+    /// Deleted rows, whose claims end with the commit, and rows that get a version, because their keys had a higher one before.
+    settled: Spool,
 }
 
 /// A table changes come from.
@@ -109,7 +109,7 @@ impl Changes {
         let now = if present { Some(image::parse_image(&text)?) } else { None };
         let (op, key, old, new) = match (&base, &now) {
             (None, None) => {
-                self.deleted.push((touched.root, touched.key.clone()));
+                self.settle(touched, None);
                 return Ok(());
             }
             (None, Some(now)) => (Op::Insert, codec::key_in_image(&table, now), None, Some(image::object(now))),
@@ -123,7 +123,7 @@ impl Changes {
                 let (old, new) = diff::changed(base, now);
                 if new.is_empty() {
                     if raised {
-                        self.raised.push((touched.root, touched.key.clone(), version));
+                        self.settle(touched, Some(version));
                     }
                     return Ok(());
                 }
@@ -149,9 +149,9 @@ impl Changes {
         codec::check_size(&table, &change);
         self.spool.push(&change);
         if op == Op::Delete {
-            self.deleted.push((touched.root, touched.key.clone()));
+            self.settle(touched, None);
         } else if raised {
-            self.raised.push((touched.root, touched.key.clone(), version));
+            self.settle(touched, Some(version));
         }
         Ok(())
     }
@@ -166,14 +166,29 @@ impl Changes {
         Ok(seq)
     }
 
+    /// Notes that the row is deleted, or gets a version.
+    fn settle(&mut self, touched: &Touched, version: Option<i64>) {
+        let version = version.map(|version| version.to_string()).unwrap_or_default();
+        self.settled.push(&format!("{}\n{version}\n{}", touched.root.to_u32(), touched.key));
+    }
+
     /// Claims end with their row; a key's versions never fall.
     fn settle_rows(&mut self) -> Result<()> {
-        for (root, key) in std::mem::take(&mut self.deleted) {
-            holder::forget(root, &key);
-        }
-        for (root, key, version) in std::mem::take(&mut self.raised) {
+        let mut settled = std::mem::take(&mut self.settled);
+        let (scratch, mut text) = (Scratch::new(), String::new());
+        for number in 0..settled.len() {
+            let _entered = scratch.enter();
+            text.clear();
+            settled.read(number, &mut text);
+            let mut fields = text.splitn(3, '\n');
+            let root = fields.next().and_then(|root| root.parse::<u32>().ok()).unwrap_or_default().into();
+            let (version, key) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            let Ok(version) = version.parse() else {
+                holder::forget(root, key);
+                continue;
+            };
             let source = self.source(root)?;
-            let key = key_datums(&source.rows.table, &key)?;
+            let key = key_datums(&source.rows.table, key)?;
             if source.rows.find(&key, Look::Latest)?.is_some() {
                 let leaf = source.rows.leaf_table();
                 source.rows.write(&[(leaf.version_column, Some(version_datum(&leaf, version)?))]);
@@ -205,9 +220,18 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
     if !drafts.is_empty() {
         let mut changes = Changes::default();
         changes.depends.incomplete = draft::holds_earlier(journal.id);
-        let mut taken = Taken::default();
-        entry::take(&drafts, |root, key, entry| taken.push(root, key, entry))?;
-        taken.each(|touched| changes.add(&touched))?;
+        let mut taken = Captured::default();
+        entry::take(&drafts, |root, key, Entry { version, base, .. }| {
+            taken.push(&Event::Base { root, group: 0, version, key, base: base.as_deref() });
+        })?;
+        let (scratch, mut text) = (Scratch::new(), String::new());
+        for number in 0..taken.len() as u32 {
+            pgrx::check_for_interrupts!();
+            let Event::Base { root, version, key, base, .. } = taken.event(number, &mut text) else { continue };
+            let touched = Touched { root, key: key.to_owned(), base: base.map(str::to_owned), version, exceeds: None };
+            let _entered = scratch.enter();
+            changes.add(&touched)?;
+        }
         std::mem::take(&mut changes.depends).check(journal.id, Some(caller))?;
         draft::close_drafts(&drafts);
         if changes.spool.len() > 0 {
@@ -222,39 +246,6 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
     }
     warn_of_stash(&actor, &journal.name);
     Ok(seq)
-}
-
-/// The rows of drafts whose entries are gone.
-#[derive(Default)]
-struct Taken {
-    /// Table, version and whether there is a base.
-    rows: Vec<(pg_sys::Oid, Option<i64>, bool)>,
-    /// Keys and bases, in turn.
-    texts: Spool,
-}
-
-impl Taken {
-    fn push(&mut self, root: pg_sys::Oid, key: &str, entry: Entry) {
-        self.rows.push((root, entry.version, entry.base.is_some()));
-        self.texts.push(key);
-        self.texts.push(entry.base.as_deref().unwrap_or_default());
-    }
-
-    fn each(mut self, mut visit: impl FnMut(Touched) -> Result<()>) -> Result<()> {
-        let scratch = Scratch::new();
-        for (at, (root, version, has_base)) in self.rows.into_iter().enumerate() {
-            pgrx::check_for_interrupts!();
-            let mut text = |index| {
-                let mut text = String::new();
-                self.texts.read(index, &mut text);
-                text
-            };
-            let (key, base) = (text(2 * at), has_base.then(|| text(2 * at + 1)));
-            let _entered = scratch.enter();
-            visit(Touched { root, key, base, version, exceeds: None })?;
-        }
-        Ok(())
-    }
 }
 
 fn check_base(journal: &Journal, base: i64, actor: &str) -> Result<()> {
@@ -303,19 +294,21 @@ fn commit_transaction(mut captured: Captured) -> Result<()> {
     let _snapshot = ActiveSnapshot::latest();
     let _owner = AsOwner::enter();
     xact::bump_command();
-    let rows = net(&mut captured);
+    let net = Net::of(&mut captured);
     for (group, (journal, actor)) in captured.groups.clone().into_iter().enumerate() {
         let journal = Journal::find(&journal)?;
         Lock::Base { journal: journal.id }.acquire(Mode::Share);
         let mut changes = Changes::default();
         let scratch = Scratch::new();
-        for row in rows.iter().filter(|row| row.group == group as u32) {
+        net.each(&mut captured, group as u32, |touched| {
+            pgrx::check_for_interrupts!();
             let _entered = scratch.enter();
             // A table dropped or disabled since has nothing to say.
-            if Table::find(row.root)?.is_some() {
-                changes.add(&row.touched(&mut captured)?)?;
+            match Table::find(touched.root)? {
+                Some(_) => changes.add(touched),
+                None => Ok(()),
             }
-        }
+        })?;
         std::mem::take(&mut changes.depends).check(journal.id, None)?;
         if changes.spool.len() > 0 {
             let head = Head { kind: "changeset", actor: &actor, base: None, message: settings::message() };
@@ -327,101 +320,11 @@ fn commit_transaction(mut captured: Captured) -> Result<()> {
     Ok(())
 }
 
-/// A row touched by the transaction. Texts are numbers of the spool.
-struct NetRow {
-    root: pg_sys::Oid,
-    key: u32,
-    /// Its base images, in order of capture; empty: it did not exist.
-    bases: Vec<u32>,
-    version: Option<i64>,
-    group: u32,
-    /// The highest version of a former row with its key.
-    exceeds: Option<i64>,
-}
-
-impl NetRow {
-    /// The first image counts; later ones add values stored out of line that it left out.
-    fn touched(&self, captured: &mut Captured) -> Result<Touched> {
-        let mut base: Option<String> = None;
-        for &number in &self.bases {
-            let image = captured.text(number);
-            base = Some(match base {
-                Some(first) => image::fill_missing(&first, &image)?,
-                None => image,
-            });
-        }
-        Ok(Touched {
-            root: self.root,
-            key: captured.text(self.key),
-            base,
-            version: self.version,
-            exceeds: self.exceeds,
-        })
-    }
-}
-
-/// Replays the captured events: per row that was touched its base images under its present key,
-/// in order of first touch.
-fn net(captured: &mut Captured) -> Vec<NetRow> {
-    let mut rows: Vec<NetRow> = Vec::new();
-    let mut places: HashMap<(u32, String), u32> = HashMap::new();
-    // The versions with which rows have left their keys.
-    let mut left: HashMap<(u32, String), i64> = HashMap::new();
-    for event in std::mem::take(&mut captured.events) {
-        match event {
-            Event::Base { root, key, base, version, group } => {
-                let place = (root.to_u32(), captured.text(key));
-                let exceeds = left.get(&place).copied();
-                match places.entry(place) {
-                    // More of the image of a row whose insertion is not told yet: it runs in the same statement.
-                    Slot::Vacant(_) if base.is_some() && version.is_none() => {}
-                    Slot::Vacant(free) => {
-                        free.insert(rows.len() as u32);
-                        let bases = base.into_iter().collect();
-                        rows.push(NetRow { root, key, bases, version, group, exceeds });
-                    }
-                    Slot::Occupied(known) => {
-                        let row = &mut rows[*known.get() as usize];
-                        if base.is_none() {
-                            row.exceeds = row.exceeds.max(row.version);
-                        }
-                        if !row.bases.is_empty() {
-                            row.bases.extend(base);
-                        }
-                    }
-                }
-            }
-            Event::Rekey { root, old, new } => {
-                let (from, to) = ((root.to_u32(), captured.text(old)), (root.to_u32(), captured.text(new)));
-                let Some(at) = places.get(&from).copied() else { continue };
-                if from == to {
-                    continue;
-                }
-                if let Some(deleted) = places.get(&to) {
-                    // The deleted row counts as changed, the one that took its key as deleted.
-                    let deleted = &mut rows[*deleted as usize];
-                    deleted.exceeds = deleted.exceeds.max(deleted.version);
-                } else {
-                    let row = &mut rows[at as usize];
-                    row.key = new;
-                    row.exceeds = row.exceeds.max(left.get(&to).copied());
-                    if let Some(version) = row.version {
-                        left.entry(from.clone()).or_insert(version);
-                    }
-                    places.remove(&from);
-                    places.insert(to, at);
-                }
-            }
-        }
-    }
-    rows
-}
-
 /// What is left to do just before commit or PREPARE TRANSACTION; what is to be announced.
 pub fn before_commit(prepare: bool) -> Vec<Notice> {
     replay::before_commit(prepare);
     let captured = draft::take_captured();
-    if !captured.events.is_empty() {
+    if captured.len() > 0 {
         check(commit_transaction(captured));
     }
     if prepare {

@@ -6,10 +6,10 @@
 //! row is dirty. Tables with `committing => 'transaction'` have no header: their stamp means
 //! something only to the transaction that set it.
 
+use crate::captured::{Captured, Event};
 use crate::hash::ByNumber;
 use crate::notify::Notice;
 use crate::pg::ffi::nextval;
-use crate::pg::spool::Spool;
 use crate::pg::store::{sequence, Found, Index, Key, Layout, Locked, Store};
 use crate::pg::value::text_datum;
 use crate::pg::xact::{self, Moment, SubId};
@@ -51,25 +51,6 @@ struct Current {
     actor: Rc<str>,
     sub: SubId,
     headers: Vec<(i32, SubId)>,
-}
-
-/// One captured fact of a `transaction` table, in order of happening. Texts are numbers of the
-/// spool: a transaction may touch millions of rows.
-pub enum Event {
-    /// A row was touched for the first time in this transaction; no `base`: it did not exist; no `version`: this only adds
-    /// values stored out of line to the image.
-    Base { root: pg_sys::Oid, key: u32, base: Option<u32>, version: Option<i64>, group: u32 },
-    /// A row's key changed.
-    Rekey { root: pg_sys::Oid, old: u32, new: u32 },
-}
-
-/// What a transaction captured for its changesets.
-#[derive(Default)]
-pub struct Captured {
-    pub events: Vec<Event>,
-    pub texts: Spool,
-    /// Journal and actor of each changeset to be.
-    pub groups: Vec<(Rc<str>, Rc<str>)>,
 }
 
 /// The source half of a row that moves between partitions.
@@ -318,7 +299,7 @@ fn closed_here(drafts: &[DraftKey]) {
             tx.closed.push((*draft, sub));
             tx.touched.remove(draft);
             // Rows of `transaction` tables may have the stamp, and are ours until the end.
-            if tx.captured.events.is_empty() {
+            if tx.captured.len() == 0 {
                 tx.current.retain(|d| d.id != draft.0);
             }
         }
@@ -343,43 +324,24 @@ pub fn record_base(table: &Table, actor: &Rc<str>, key: &str, base: Option<&str>
             captured.groups.push((table.journal.clone(), actor.clone()));
             captured.groups.len() - 1
         });
-        let key = captured.keep(key);
-        let base = base.map(|base| captured.keep(base));
-        Event::Base { root: table.root, key, base, version, group: group as u32 }
+        Event::Base { root: table.root, group: group as u32, version, key, base }
     });
 }
 
 /// Records that a row of a `transaction` table has another key.
 pub fn record_rekey(table: &Table, old: &str, new: &str) {
-    record(|captured| {
-        let (old, new) = (captured.keep(old), captured.keep(new));
-        Event::Rekey { root: table.root, old, new }
-    });
+    record(|_| Event::Rekey { root: table.root, old, new });
 }
 
-fn record(event: impl FnOnce(&mut Captured) -> Event) {
+fn record<'a>(event: impl FnOnce(&mut Captured) -> Event<'a>) {
     let sub = xact::current_sub();
     with(|tx| {
         if tx.marks.last().is_none_or(|mark| mark.0 != sub) {
-            tx.marks.push((sub, tx.captured.events.len()));
+            tx.marks.push((sub, tx.captured.len()));
         }
         let event = event(&mut tx.captured);
-        tx.captured.events.push(event);
+        tx.captured.push(&event);
     });
-}
-
-impl Captured {
-    fn keep(&mut self, text: &str) -> u32 {
-        self.texts.push(text);
-        self.texts.len() as u32 - 1
-    }
-
-    /// A text by its number.
-    pub fn text(&mut self, number: u32) -> String {
-        let mut text = String::new();
-        self.texts.read(number as usize, &mut text);
-        text
-    }
 }
 
 /// What `transaction` tables captured; asked for once, before commit.
@@ -401,32 +363,24 @@ pub fn captured_bases(root: pg_sys::Oid) -> HashMap<String, Option<String>> {
         return bases;
     }
     with(|tx| {
-        let captured = &mut tx.captured;
-        for at in 0..captured.events.len() {
-            match captured.events[at] {
-                Event::Base { root: of, key, base, .. } if of == root => {
-                    let (key, base) = (captured.text(key), base.map(|base| captured.text(base)));
-                    bases.entry(key).or_insert(base);
-                }
-                Event::Rekey { root: of, old, new } if of == root => {
-                    let (old, new) = (captured.text(old), captured.text(new));
-                    if let Some(base) = bases.remove(&old) {
-                        bases.insert(new, base);
-                    }
-                }
-                _ => {}
+        tx.captured.each(|_, event| match event {
+            Event::Base { root: of, key, base, .. } if of == root => {
+                bases.entry(key.to_owned()).or_insert_with(|| base.map(str::to_owned));
             }
-        }
+            Event::Rekey { root: of, old, new } if of == root => {
+                if let Some(base) = bases.remove(old) {
+                    bases.insert(new.to_owned(), base);
+                }
+            }
+            _ => {}
+        })
     });
     bases
 }
 
 /// Has this transaction changed a `transaction` table?
 pub fn has_captured(root: pg_sys::Oid) -> bool {
-    let is_of_root = |event: &Event| match event {
-        Event::Base { root: of, .. } | Event::Rekey { root: of, .. } => *of == root,
-    };
-    BUSY.with(Cell::get) && with(|tx| tx.captured.events.iter().any(is_of_root))
+    BUSY.with(Cell::get) && with(|tx| tx.captured.has(root))
 }
 
 /// What is to be announced at commit.
@@ -484,8 +438,7 @@ pub fn forget_closed() {
 pub fn after_transaction() {
     if BUSY.with(|busy| busy.replace(false)) {
         let mut old = TRANSACTION.with(|tx| std::mem::take(&mut *tx.borrow_mut()));
-        // After a rollback the server closes the file itself.
-        old.captured.texts.abandon();
+        old.captured.abandon();
     }
 }
 
@@ -526,7 +479,7 @@ pub fn after_sub(sub: SubId, parent: Option<SubId>) {
             tx.notices.retain(|n| n.1 != sub);
             if tx.marks.last().is_some_and(|m| m.0 == sub) {
                 if let Some((_, len)) = tx.marks.pop() {
-                    tx.captured.events.truncate(len);
+                    tx.captured.truncate(len);
                 }
             }
             tx.moved.retain(|_, m| m.1 != sub);

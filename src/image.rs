@@ -105,6 +105,10 @@ pub fn plain_number(text: &str) -> &str {
 
 /// Schema and name in a qualified name as `quote_qualified_identifier()` writes it.
 pub fn split_name(text: &str) -> Option<(String, String)> {
+    if let (false, Some((schema, name))) = (text.contains('"'), text.split_once('.')) {
+        let whole = !schema.is_empty() && !name.is_empty() && !name.contains('.');
+        return whole.then(|| (schema.to_owned(), name.to_owned()));
+    }
     let mut parts = vec![String::new()];
     let (mut quoted, mut chars) = (false, text.chars().peekable());
     while let Some(c) = chars.next() {

@@ -10,6 +10,7 @@ use crate::pg::layout;
 use crate::pg::shape::{self, Input, Shape};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::store;
+use crate::replay;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -72,6 +73,7 @@ thread_local! {
 unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
     // Runs inside catalogue look-ups: it may only forget. No borrow is held across server calls.
     layout::forget(relid);
+    replay::forget(relid);
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
             if relid == pg_sys::InvalidOid {

@@ -55,6 +55,24 @@ is($node->safe_psql('postgres', q{
 	FROM rowclaim.journal j, json_array_elements(j.changes) c WHERE j.seq = 1}), "$rows|$rows|t", 'each row is in it once');
 is($node->safe_psql('postgres', q{SELECT seq, count(*), array_agg(part) = array_agg(part ORDER BY part) FROM pull_changes('r', max_changesets => 1) GROUP BY seq}),
 	'1|200|t', 'pull_changes() returns it whole');
+# What a savepoint takes back is gone from the file, too; rows that are deleted, inserted again and get another key come to one
+# change each.
+$node->safe_psql('postgres', q{
+	BEGIN;
+	UPDATE tally SET price = -1 WHERE id <= 60000;
+	SAVEPOINT s;
+	UPDATE tally SET price = -2 WHERE id BETWEEN 50001 AND 100000;
+	ROLLBACK TO s;
+	UPDATE tally SET price = -3 WHERE id BETWEEN 100001 AND 120000;
+	CREATE TEMP TABLE kept AS SELECT id, name, price FROM tally WHERE id BETWEEN 119001 AND 130000;
+	DELETE FROM tally WHERE id BETWEEN 119001 AND 130000;
+	INSERT INTO tally (id, name, price) SELECT id, name, price - 4 FROM kept;
+	UPDATE tally SET id = -id WHERE id BETWEEN 119501 AND 120500;
+	COMMIT}, timeout => 600);
+is($node->safe_psql('postgres', q{
+	SELECT c.value ->> 'op', count(*), count(DISTINCT c.value -> 'key' ->> 'id'), min((c.value -> 'key' ->> 'id')::int), max((c.value -> 'key' ->> 'id')::int),
+		count(c.value -> 'new' -> 'id'), sum((c.value -> 'new' ->> 'price')::numeric - (c.value -> 'old' ->> 'price')::numeric)
+	FROM rowclaim.journal j, json_array_elements(j.changes) c WHERE j.seq = 3 GROUP BY 1 ORDER BY 1}), 'update|90000|90000|1|130000|1000|-4000284000', 'one change per row');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM verify_journal('main')}), 0, 'the journal is sound');
 
 $node->stop;

@@ -1,5 +1,6 @@
-# How fast replay is beside PostgreSQL's own logical replication of the same UPDATEs: prints rows per second and the CPU time of the
-# apply worker, and compares the rows. The ratios are judged by `make bench ONLY=W12`.
+# How fast replay is beside PostgreSQL's own logical replication of the same UPDATEs, and beside what it costs to store the same journal
+# without replaying it: prints rows per second and the CPU time of the apply worker, and compares the rows. The ratios are judged by
+# `make bench ONLY=W12`.
 # heavy: it measures, and one version is enough for that.
 use strict;
 use warnings;
@@ -27,7 +28,11 @@ $hub->safe_psql('postgres', q{
 	CREATE PUBLICATION by_server FOR TABLE by_server;
 	SELECT create_journal_publication('by_journal')});
 subscribe($hub, $replica, name => $_, publication => $_, with => 'copy_data = false, streaming = off') for 'by_server', 'by_journal';
-$replica->poll_query_until('postgres', q{SELECT count(*) = 2 FROM pg_stat_subscription WHERE pid IS NOT NULL}) or die 'no workers';
+# The floor: a database that gets the journal's entries and leaves it at that.
+$replica->safe_psql('postgres', 'CREATE DATABASE stored');
+$replica->safe_psql('stored', 'CREATE EXTENSION rowclaim; ALTER TABLE rowclaim.journal DISABLE TRIGGER receive');
+subscribe($hub, $replica, name => 'stored', publication => 'by_journal', dbname => 'stored', hub_dbname => 'postgres', with => 'copy_data = false, streaming = off');
+$replica->poll_query_until('postgres', q{SELECT count(*) = 3 FROM pg_stat_activity WHERE backend_type = 'logical replication worker'}) or die 'no workers';
 
 # The CPU time of a process in seconds, as exactly as the system tells it.
 sub cpu
@@ -39,26 +44,45 @@ sub cpu
 	return ($fields[11] + $fields[12]) / 100;
 }
 
-# Applies what $sql does to the table on the hub: seconds, and CPU seconds of the worker. It all waits at a lock until the hub is done.
+# The ways a change of a table takes: subscription, database, table the worker waits for, and when it is done.
+sub ways
+{
+	my ($table) = @_;
+	my ($stock, $seq) = split /\|/, $hub->safe_psql('postgres', "SELECT stock, (SELECT max(seq) FROM rowclaim.journal) FROM $table WHERE id = $rows");
+	my @ways = ([ $table, 'postgres', $table, "SELECT stock = $stock FROM $table WHERE id = $rows" ]);
+	push @ways, [ 'stored', 'stored', 'rowclaim.journal', "SELECT count(*) = max(parts) FROM rowclaim.journal WHERE seq = $seq" ] if $table eq 'by_journal';
+	return @ways;
+}
+
+# Applies what $sql does to the table on the hub: by subscription, seconds and CPU seconds of the worker. All of them wait at a lock until
+# the hub is done, and have the machine to themselves then.
 sub apply
 {
 	my ($table, $sql) = @_;
-	my $pid = $replica->safe_psql('postgres', "SELECT pid FROM pg_stat_subscription WHERE subname = '$table'");
-	my $gate = session($replica, 'gate');
-	$gate->query_safe("BEGIN; LOCK TABLE $table IN SHARE ROW EXCLUSIVE MODE");
+	my (%gates, %took);
+	for (ways($table))
+	{
+		my ($way, $dbname, $target) = @$_;
+		$gates{$way} = session($replica, 'gate', dbname => $dbname);
+		$gates{$way}->query_safe("BEGIN; LOCK TABLE $target IN SHARE ROW EXCLUSIVE MODE");
+	}
 	$hub->safe_psql('postgres', $sql =~ s/%s/$table/gr, timeout => 300);
-	my $last = $hub->safe_psql('postgres', "SELECT stock FROM $table WHERE id = $rows");
-	$replica->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $pid AND NOT granted") or die 'nothing arrives';
-	my ($start, $used) = (time, cpu($pid));
-	$gate->query_safe('COMMIT');
-	$gate->query_safe(qq{
-		SET statement_timeout = '180s';
-		DO \$\$ BEGIN
-			WHILE (SELECT stock <> $last FROM $table WHERE id = $rows) LOOP PERFORM pg_sleep(0.001); END LOOP;
-		END \$\$});
-	my @took = (time - $start, cpu($pid) - $used);
-	$gate->quit;
-	return @took;
+	for (ways($table))
+	{
+		my ($way, $dbname, $target, $done) = @$_;
+		my $pid = $replica->safe_psql('postgres', "SELECT pid FROM pg_stat_subscription WHERE subname = '$way'");
+		$replica->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $pid AND NOT granted") or die 'nothing arrives';
+		my ($start, $used) = (time, cpu($pid));
+		$gates{$way}->query_safe('COMMIT');
+		$gates{$way}->query_safe(qq{
+			SET statement_timeout = '180s';
+			DO \$\$ BEGIN
+				WHILE ($done) IS NOT TRUE LOOP PERFORM pg_sleep(0.001); END LOOP;
+			END \$\$});
+		$took{$way} = [ time - $start, cpu($pid) - $used ];
+		$gates{$way}->quit;
+	}
+	return %took;
 }
 
 sub median { my @sorted = sort { $a <=> $b } @_; return $sorted[ @sorted / 2 ] }
@@ -75,20 +99,23 @@ for my $case ([ 'one transaction of 200,000 rows', 2, $rows, 'UPDATE %s SET stoc
 	my (%seconds, %cpu);
 	for my $round (1 .. $rounds)
 	{
-		for my $table ('by_server', 'by_journal')
+		my %took = (apply('by_server', $sql), apply('by_journal', $sql));
+		for my $way (keys %took)
 		{
-			my ($seconds, $cpu) = apply($table, $sql);
-			push @{ $seconds{$table} }, $seconds;
-			push @{ $cpu{$table} }, $cpu;
+			push @{ $seconds{$way} }, $took{$way}[0];
+			push @{ $cpu{$way} }, $took{$way}[1];
 		}
 	}
-	for my $table ('by_server', 'by_journal')
+	for my $way ('by_server', 'stored', 'by_journal')
 	{
-		note sprintf '%s, %s: %.0f rows/s, %.2f µs of CPU time per row', $name, $table, $changed / median(@{ $seconds{$table} }),
-			median(@{ $cpu{$table} }) / $changed * 1e6;
+		note sprintf '%s, %s: %.0f rows/s, %.2f µs of CPU time per row', $name, $way, $changed / median(@{ $seconds{$way} }),
+			median(@{ $cpu{$way} }) / $changed * 1e6;
 	}
-	note sprintf '%s: rate × %.2f, CPU time × %.2f', $name, median(@{ $seconds{by_server} }) / median(@{ $seconds{by_journal} }),
-		median(@{ $cpu{by_journal} }) / (median(@{ $cpu{by_server} }) || 1);
+	for my $way ('stored', 'by_journal')
+	{
+		note sprintf '%s, %s: rate × %.2f, CPU time × %.2f', $name, $way, median(@{ $seconds{by_server} }) / median(@{ $seconds{$way} }),
+			median(@{ $cpu{$way} }) / (median(@{ $cpu{by_server} }) || 1);
+	}
 	same_rows($hub, $replica, 'by_journal', name => "$name: the same rows");
 	same_rows($hub, $replica, 'by_server', name => "$name: and by PostgreSQL's own replication");
 }

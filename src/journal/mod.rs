@@ -8,6 +8,7 @@ mod verify;
 use crate::error::{Error, Result};
 use crate::pg::ffi::nextval;
 use crate::pg::lock::{Lock, Mode};
+use crate::pg::memory::Scratch;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::worker;
@@ -214,7 +215,9 @@ impl Journal {
     /// Writes an entry whose parts are given as texts.
     fn write_parts(&self, seq: i64, head: &Head, count: i32, mut next: impl FnMut() -> String) {
         let mut previous = Vec::new();
+        let scratch = Scratch::new();
         for number in 1..=count {
+            let _entered = scratch.enter();
             previous = self.write_part(seq, number, count, head, &next(), &previous);
         }
     }

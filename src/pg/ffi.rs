@@ -153,16 +153,18 @@ pub fn file_create() -> *mut pg_sys::BufFile {
     }
 }
 
-pub fn file_write(file: *mut pg_sys::BufFile, bytes: &[u8]) {
-    // SAFETY: the file is open; the server only reads the bytes.
-    unsafe { pg_sys::BufFileWrite(file, bytes.as_ptr().cast_mut().cast(), bytes.len()) };
-}
+/// The server splits temporary files in segments of one gigabyte.
+const SEGMENT: u64 = 0x4000_0000;
 
-/// Reads exactly `bytes.len()` bytes from `at`. Leaves the position where reading ended: writing
-/// after a read needs a seek, and nothing here does that.
+/// Writes to a place that is at most the file's end.
+pub fn file_write(file: *mut pg_sys::BufFile, at: u64, bytes: &[u8]) {
+    // SAFETY: the file is open; the server only reads the bytes. To go where it is already costs nothing.
+    unsafe {
+        pg_sys::BufFileSeek(file, (at / SEGMENT) as i32, (at % SEGMENT) as pg_sys::off_t, 0);
+        pg_sys::BufFileWrite(file, bytes.as_ptr().cast_mut().cast(), bytes.len());
+    }
+}
 pub fn file_read(file: *mut pg_sys::BufFile, at: u64, bytes: &mut [u8]) {
-    // The server splits the file in segments of one gigabyte.
-    const SEGMENT: u64 = 0x4000_0000;
     // SAFETY: the file is open and the buffer has room for its length.
     let read = unsafe {
         pg_sys::BufFileSeek(file, (at / SEGMENT) as i32, (at % SEGMENT) as pg_sys::off_t, 0);

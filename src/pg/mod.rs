@@ -7,6 +7,7 @@ pub mod ddl;
 pub mod executor;
 pub mod ffi;
 pub mod fixed;
+pub mod invalidation;
 pub mod layout;
 pub mod leaf;
 pub mod lock;

@@ -33,17 +33,24 @@ impl Spool {
     pub fn push(&mut self, text: &str) {
         let end = self.ends.last().copied().unwrap_or(0) + text.len() as u64;
         match self.file {
-            Some(file) => file_write(file, text.as_bytes()),
+            Some(file) => file_write(file, self.ends.last().copied().unwrap_or(0), text.as_bytes()),
             None if self.memory.len() + text.len() > IN_MEMORY => {
                 let file = file_create();
-                file_write(file, &self.memory);
-                file_write(file, text.as_bytes());
+                file_write(file, 0, &self.memory);
+                file_write(file, self.memory.len() as u64, text.as_bytes());
                 self.file = Some(file);
                 self.memory = Vec::new();
             }
             None => self.memory.extend_from_slice(text.as_bytes()),
         }
         self.ends.push(end);
+    }
+
+    /// Forgets all texts but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        // The file keeps its length; what is pushed next takes the place.
+        self.memory.truncate(self.ends.last().map_or(0, |&end| end as usize));
     }
 
     /// Forgets the file without closing it: the transaction that owned it is over.

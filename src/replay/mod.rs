@@ -28,16 +28,14 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use state::{is_known, State};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub use state::wait_for;
+pub use state::{forget, wait_for};
 
 thread_local! {
     // The journals this transaction has received entries of.
     static ACTIVE: RefCell<Vec<Replay>> = const { RefCell::new(Vec::new()) };
-    // Where this worker's transactions have left the journals.
-    static KNOWN: RefCell<HashMap<String, State>> = RefCell::default();
     // The entries that this transaction of a parallel worker has received, by journal.
     static RECEIVED: RefCell<BTreeMap<String, Vec<i64>>> = const { RefCell::new(BTreeMap::new()) };
     // Is this a worker that copies whole tables?
@@ -96,7 +94,7 @@ pub fn after_transaction(aborted: bool) {
         .with(|active| active.try_borrow_mut().map(|mut active| std::mem::take(&mut *active)).unwrap_or_default());
     RECEIVED.with(|received| received.borrow_mut().clear());
     if aborted {
-        KNOWN.with(|known| known.borrow_mut().clear());
+        forget(pg_sys::InvalidOid);
     }
     // The server has closed what they had open.
     active.into_iter().for_each(std::mem::forget);
@@ -170,8 +168,7 @@ pub fn before_commit(prepare: bool) {
     }
     for mut replay in active {
         replay.finish();
-        let (journal, state) = (std::mem::take(&mut replay.journal), std::mem::take(&mut replay.state));
-        KNOWN.with(|known| known.borrow_mut().insert(journal, state));
+        replay.keep();
     }
 }
 

@@ -1,23 +1,23 @@
 //! How far a journal has been applied here, and who applies it.
 
-use super::{Replay, KNOWN};
+use super::Replay;
 use crate::error::{Divergence, Error, Result};
 use crate::journal::{pruned, Part};
+use crate::pg::invalidation;
 use crate::pg::lock::{Lock, Mode};
-use crate::pg::scan::find_by_text;
 use crate::pg::spi::{self, Arg, Sees};
+use crate::pg::store;
 use crate::pg::worker;
 use crate::pg::xact;
+use pgrx::pg_sys;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// The position is stored every so many entries: between, the journal itself tells it, and a row
 /// that every changeset rewrote would grow a chain of versions under any old snapshot.
 pub(super) const CHECKPOINT_EVERY: i64 = 100;
-
-/// The attribute of `rowclaim.replay_state` that names the worker.
-const RECEIVER: usize = 6;
 
 /// How far a journal has been applied.
 #[derive(Clone, Default)]
@@ -34,9 +34,18 @@ pub(super) struct State {
     pub(super) stored: i64,
 }
 
-/// The worker that has received entries of a journal last.
-fn receiver(journal: &str) -> Option<i32> {
-    find_by_text(c"replay_state", c"replay_state_pkey", journal, RECEIVER).map(|pid| pid.value() as i32)
+thread_local! {
+    // Where this worker's transactions have left the journals, as long as no other worker has received entries of one.
+    static KNOWN: RefCell<HashMap<String, State>> = RefCell::default();
+    // The table whose invalidation says that another worker has.
+    static STATES: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+}
+
+/// Forgets where the journals are; called from a cache callback, which may only forget.
+pub fn forget(relid: pg_sys::Oid) {
+    if relid == pg_sys::InvalidOid || relid == STATES.with(Cell::get) {
+        KNOWN.with(|known| known.try_borrow_mut().map(|mut known| known.clear()).unwrap_or_default());
+    }
 }
 
 /// Waits until a journal has been applied here up to `seq`: on a replica what was replayed, where
@@ -97,17 +106,17 @@ impl Replay {
         let mut hasher = DefaultHasher::new();
         journal.hash(&mut hasher);
         Lock::Replay { journal: hasher.finish() as i32 }.acquire(Mode::Exclusive);
-        let known = KNOWN.with(|known| known.borrow_mut().remove(journal));
+        // Whoever had the lock before has told it at commit.
+        invalidation::accept();
         let mut replay = Replay { journal: journal.to_owned(), ..Replay::default() };
-        match known {
-            Some(state) if receiver(journal) == Some(worker::pid()) => replay.state = state,
-            // Another worker may have brought entries of the journal since.
-            _ => {
-                replay.read_state();
-                spi::run(
-                    "UPDATE rowclaim.replay_state SET receiver = $2 WHERE journal = $1",
-                    &[Arg::str(journal), Arg::i32(worker::pid())],
-                );
+        match KNOWN.with(|known| known.borrow_mut().remove(journal)) {
+            Some(state) => replay.state = state,
+            None => {
+                let states = store::named(c"replay_state");
+                STATES.with(|table| table.set(states));
+                if replay.read_state() != Some(worker::pid()) {
+                    replay.take_over(states);
+                }
             }
         }
         replay.place.borrow_mut().journal.push_str(journal);
@@ -138,7 +147,8 @@ impl Replay {
         replay
     }
 
-    pub(super) fn read_state(&mut self) {
+    /// Reads where the journal is; the worker that has received entries of it last.
+    pub(super) fn read_state(&mut self) -> Option<i32> {
         let last = spi::first(
             "SELECT j.seq FROM rowclaim.journal j WHERE j.journal = $1 ORDER BY j.seq DESC LIMIT 1",
             &[Arg::str(&self.journal)],
@@ -146,17 +156,36 @@ impl Replay {
             |row| row.i64(1),
         );
         self.state.stored = last.flatten().unwrap_or(0);
-        let found = spi::first(
+        let (applied, skips, waiting, receiver) = spi::first(
             "SELECT p.applied_seq, s.skips::text,
-                    EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = $1 AND j.seq > coalesce(p.applied_seq, 0))
+                    EXISTS (SELECT FROM rowclaim.journal j WHERE j.journal = $1 AND j.seq > coalesce(p.applied_seq, 0)),
+                    s.receiver
              FROM rowclaim.replay_state s JOIN rowclaim.replay_position p USING (journal) WHERE s.journal = $1",
             &[Arg::str(&self.journal)],
             Sees::Latest,
-            |row| (row.i64(1), row.text(2), row.get::<bool>(3).unwrap_or_default()),
-        );
-        let Some((applied, skips, waiting)) = found else { return };
+            |row| (row.i64(1), row.text(2), row.get::<bool>(3).unwrap_or_default(), row.get::<i32>(4)),
+        )?;
         let skips = skips.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         self.state = State { applied, skips, waiting, checkpoint: applied.unwrap_or(0), stored: self.state.stored };
+        receiver
+    }
+
+    /// Makes this worker the one that has received entries last; others have to look where replay is from now on.
+    fn take_over(&self, states: pg_sys::Oid) {
+        spi::run(
+            "UPDATE rowclaim.replay_state SET receiver = $2 WHERE journal = $1",
+            &[Arg::str(&self.journal), Arg::i32(worker::pid())],
+        );
+        invalidation::invalidate(states);
+    }
+
+    /// Keeps where the journal is for the worker's next transaction.
+    pub(super) fn keep(self) {
+        // A journal that has not begun has no receiver that could be asked for.
+        if self.state.applied.is_some() {
+            let Replay { journal, state, .. } = self;
+            KNOWN.with(|known| known.borrow_mut().insert(journal, state));
+        }
     }
 
     pub(super) fn store_state(&mut self) {

@@ -1,0 +1,107 @@
+//! What a transaction has done to rows, in order of happening, for its changesets: kept as texts, for they may be millions.
+
+use crate::pg::spool::Spool;
+use pgrx::pg_sys;
+use std::rc::Rc;
+
+/// One captured fact of a `transaction` table, in order of happening.
+pub enum Event<'a> {
+    /// A row was touched for the first time in this transaction; no `base`: it did not exist; no `version`: this only adds
+    /// values stored out of line to the image.
+    Base { root: pg_sys::Oid, group: u32, version: Option<i64>, key: &'a str, base: Option<&'a str> },
+    /// A row's key changed.
+    Rekey { root: pg_sys::Oid, old: &'a str, new: &'a str },
+}
+
+/// What a transaction captured for its changesets, or takes from drafts: events are texts of a spool.
+#[derive(Default)]
+pub struct Captured {
+    events: Spool,
+    /// The tables that have events, with the number of their first one.
+    roots: Vec<(pg_sys::Oid, usize)>,
+    /// Journal and actor of each changeset to be.
+    pub groups: Vec<(Rc<str>, Rc<str>)>,
+}
+
+impl Event<'_> {
+    fn root(&self) -> pg_sys::Oid {
+        match self {
+            Event::Base { root, .. } | Event::Rekey { root, .. } => *root,
+        }
+    }
+
+    /// As a text: keys and images are JSON as the codec writes it, without a line feed.
+    fn text(&self) -> String {
+        match self {
+            Event::Base { root, group, version, key, base } => {
+                let version = version.map(|version| version.to_string()).unwrap_or_default();
+                format!("{}\n{key}\n{}\n{group}\n{version}", root.to_u32(), base.unwrap_or_default())
+            }
+            Event::Rekey { root, old, new } => format!("{}\n{old}\n{new}", root.to_u32()),
+        }
+    }
+
+    fn read(text: &str) -> Option<Event<'_>> {
+        let mut fields = text.split('\n');
+        let (root, first, second) = (fields.next()?.parse::<u32>().ok()?.into(), fields.next()?, fields.next()?);
+        Some(match (fields.next(), fields.next()) {
+            (Some(group), Some(version)) => Event::Base {
+                root,
+                group: group.parse().ok()?,
+                version: version.parse().ok(),
+                key: first,
+                base: Some(second).filter(|base| !base.is_empty()),
+            },
+            _ => Event::Rekey { root, old: first, new: second },
+        })
+    }
+}
+
+impl Captured {
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    pub fn push(&mut self, event: &Event) {
+        let root = event.root();
+        if !self.has(root) {
+            self.roots.push((root, self.events.len()));
+        }
+        self.events.push(&event.text());
+    }
+
+    /// Forgets all events but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.events.truncate(len);
+        self.roots.retain(|(_, first)| *first < len);
+    }
+
+    /// Is there an event of this table?
+    pub fn has(&self, root: pg_sys::Oid) -> bool {
+        self.roots.iter().any(|(of, _)| *of == root)
+    }
+
+    /// The transaction is over: the server closes the file itself after a rollback.
+    pub fn abandon(&mut self) {
+        self.events.abandon();
+    }
+
+    /// An event by its number; `text` is what it is read into.
+    pub fn event<'a>(&mut self, number: u32, text: &'a mut String) -> Event<'a> {
+        text.clear();
+        self.events.read(number as usize, text);
+        match Event::read(text) {
+            Some(event) => event,
+            None => pgrx::error!("temporary file of a changeset is damaged"),
+        }
+    }
+
+    /// Visits all events, with their numbers.
+    pub fn each(&mut self, mut visit: impl FnMut(u32, Event)) {
+        let mut text = String::new();
+        for number in 0..self.len() as u32 {
+            let event = self.event(number, &mut text);
+            visit(number, event);
+        }
+    }
+}

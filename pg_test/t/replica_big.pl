@@ -85,9 +85,9 @@ wait_applied($hub, $replica);
 SKIP:
 {
 	skip 'no /proc', scalar @who unless $measurable;
-	# The entry takes about 90 bytes per row, so 20 times the rows would show. Backends that commit may take MOST bytes per row: the
+	# The entry takes about 90 bytes per row, so 20 times the rows would show. Backends that commit may take 80 bytes per row: the
 	# places of its texts in temporary files, and what the server keeps to fire the triggers of the statement.
-	my %most = map { $_ => /backend/ ? 16 + 100 * ($big - $small) / 1e6 : 16 } @who;
+	my %most = map { $_ => /backend/ ? 16 + 80 * ($big - $small) / 1e6 : 16 } @who;
 	for my $who (@who)
 	{
 		note sprintf '%s: %.1f MB after %d rows, %.1f MB after %d rows', $who, $before{$who}, $small, $after{$who}, $big;

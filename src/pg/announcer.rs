@@ -11,6 +11,7 @@ use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell, UnsafeCell};
+use std::ffi::CStr;
 use std::ops::{Deref, DerefMut};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,13 @@ const QUEUE: usize = 1_024;
 const IDLE: i64 = 1_000_000;
 /// How long a worker may take to start; after that another one is started.
 const START: i64 = 10_000_000;
+
+/// What it goes by; another version's may look different, and be there until the server is restarted.
+const NAME: &CStr =
+    match CStr::from_bytes_with_nul(concat!("rowclaim announcements ", env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(name) => name,
+        Err(_) => c"rowclaim announcements",
+    };
 
 /// What all sessions share. Zeroes, as which it comes into being, are its empty state.
 #[repr(C)]
@@ -73,7 +81,7 @@ fn shared() -> Option<&'static Shared> {
         let context = pg_sys::CurrentMemoryContext;
         let attach = || {
             let mut found = false;
-            pg_sys::ShmemInitStruct(c"rowclaim announcements".as_ptr(), size_of::<Shared>(), &mut found)
+            pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<Shared>(), &mut found)
         };
         let address = match pg_sys::IsUnderPostmaster {
             true => PgTryBuilder::new(AssertUnwindSafe(attach)).catch_others(|_| std::ptr::null_mut()).execute(),

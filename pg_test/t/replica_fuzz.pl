@@ -169,12 +169,12 @@ $hub->safe_psql('postgres', q{
 			SELECT string_agg(CASE WHEN o ~ '^null$' THEN format('%I IS NULL', k) ELSE format('%I = (%L)::%s', k, change -> 'key' ->> k, typ) END, ' AND '
 				ORDER BY k) INTO STRICT key
 			FROM (SELECT k, change -> 'key' -> k #>> '{}' AS o, coalesce(format_type(atttypid, atttypmod), 'nothing') AS typ FROM json_object_keys(change -> 'key') k
-				LEFT JOIN pg_attribute ON attrelid = to_regclass(target) AND attname = k) k;
+				LEFT JOIN pg_attribute ON attrelid = to_regclass(target) AND attname = k AND attnum > 0) k;
 			SELECT coalesce(string_agg(format('(%I)::text IS NOT DISTINCT FROM ((%L)::%s)::text', k, change -> 'old' ->> k, typ), ' AND '), 'true') INTO old
-			FROM (SELECT k, format_type(atttypid, atttypmod) AS typ FROM json_object_keys(nullif((change -> 'old')::text, 'null')::json) k JOIN pg_attribute ON attrelid = to_regclass(target) AND attname = k) k;
+			FROM (SELECT k, format_type(atttypid, atttypmod) AS typ FROM json_object_keys(nullif((change -> 'old')::text, 'null')::json) k JOIN pg_attribute ON attrelid = to_regclass(target) AND attname = k AND attnum > 0) k;
 			SELECT string_agg(quote_ident(k), ', '), string_agg(format('(%L)::%s', change -> 'new' ->> k, typ), ', ') INTO names, new
 			FROM (SELECT DISTINCT k, coalesce(format_type(atttypid, atttypmod), 'nothing') AS typ FROM json_object_keys(nullif((change -> 'new')::text, 'null')::json) k
-				LEFT JOIN pg_attribute ON attrelid = to_regclass(target) AND attname = k) k;
+				LEFT JOIN pg_attribute ON attrelid = to_regclass(target) AND attname = k AND attnum > 0) k;
 			EXECUTE CASE change ->> 'op'
 				WHEN 'insert' THEN format('INSERT INTO %s (%s) VALUES (%s)', target, names, new)
 				WHEN 'update' THEN CASE WHEN names IS NULL THEN format('SELECT 1 FROM %s WHERE %s AND %s', target, key, old)

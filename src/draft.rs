@@ -74,6 +74,8 @@ struct Transaction {
     /// Announcements to send at commit.
     notices: Vec<(Notice, SubId)>,
     moving: Option<Moving>,
+    /// Relations whose updated rows the capture trigger has to look at.
+    watched: HashSet<u32, ByNumber>,
     /// `transaction` tables with rows that have left their keys.
     vacated: HashSet<u32, ByNumber>,
     moved: HashMap<(u32, String), (String, SubId)>,
@@ -389,6 +391,16 @@ pub fn take_notices() -> Vec<Notice> {
         return Vec::new();
     }
     with(|tx| std::mem::take(&mut tx.notices)).into_iter().map(|(notice, _)| notice).collect()
+}
+
+/// Notes that the guard left something to do, or to check, for updated rows of a relation.
+pub fn watch(relid: pg_sys::Oid) {
+    with(|tx| tx.watched.insert(relid.to_u32()));
+}
+
+/// Has the guard seen nothing but changes of dirty rows in this transaction, as they were written?
+pub fn is_quiet(relid: pg_sys::Oid) -> bool {
+    with(|tx| !tx.watched.contains(&relid.to_u32()))
 }
 
 /// Notes that the guard let an UPDATE change the key of a partition's row; the row may be about

@@ -49,6 +49,15 @@ pub unsafe extern "C-unwind" fn rowclaim_guard(fcinfo: pg_sys::FunctionCallInfo)
 /// The trigger that needs not see updates of dirty rows whose draft has all it has to know of them.
 const CAPTURE: &CStr = c"rowclaim_capture";
 
+/// Says whether the capture trigger has to look at the row. In the statement that loads this library it is called anyway,
+/// and finds that nobody wanted it.
+fn queue_capture(call: &Call, wanted: bool) {
+    if wanted {
+        draft::watch(call.relid());
+    }
+    call.queue_update(CAPTURE, wanted);
+}
+
 /// Refuses the write unless `me` holds the row or may take it by writing.
 fn check_hold(
     table: &Table,
@@ -109,7 +118,7 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     // What follows, or shows only once the row is written, is for the AFTER trigger to judge.
     let unsettled = !key_known || !call.is_last_before_update();
     if !counts {
-        call.queue_update(CAPTURE, unsettled);
+        queue_capture(call, unsettled);
         return Ok(call.proceed());
     }
 
@@ -145,7 +154,7 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     let Some(next) = next else {
         return Err(Error::StaleRowVersion { row: row_name(), given, current: held.version });
     };
-    call.queue_update(CAPTURE, unsettled || held.draft != Some(id) || gives(&table, old, new));
+    queue_capture(call, unsettled || held.draft != Some(id) || gives(&table, old, new));
     if given == Some(next) && held.draft == Some(id) {
         return Ok(call.proceed());
     }

@@ -75,7 +75,7 @@ pub fn add(root: pg_sys::Oid, key: String, entry: Entry, actor: &Rc<str>) -> Res
     });
     BUSY.set(true);
     executor::wait(entry::table());
-    if full {
+    if full || !executor::may_wait() {
         flush()?;
     }
     Ok(())

@@ -153,6 +153,27 @@ ROLLBACK TO a;
 COMMIT;
 SELECT * FROM drafted;
 SELECT commit_changes() > 0;
+-- What is wrong with them is said there and then.
+SET rowclaim.actor = 'bob';
+UPDATE others SET id = 9001 WHERE id = 2500;
+\set VERBOSITY sqlstate
+\c
+BEGIN;
+COPY others (id) FROM STDIN;
+2499001
+2500
+\.
+ROLLBACK;
+\c
+COPY others (id) FROM STDIN;
+2499001
+2500
+\.
+\c
+SELECT expect('INSERT INTO others SELECT 2500');
+\set VERBOSITY default
+SET rowclaim.actor = 'bob';
+SELECT discard_changes();
 SET rowclaim.actor = 'alice';
 
 -- With an index that an administrator has added.

@@ -68,6 +68,19 @@ pub fn wait(table: pg_sys::Oid) {
     wait_again(Waiting { table, depth: DEPTH.with(Cell::get) });
 }
 
+/// Is the end of the running statement seen? Not that of the one which made the session load this library, unless it is a
+/// COPY in a transaction of its own.
+pub fn may_wait() -> bool {
+    // SAFETY: plain reads; the portal of the running statement is there while it runs.
+    DEPTH.with(Cell::get) > 0
+        || unsafe {
+            let portal = pg_sys::ActivePortal;
+            !portal.is_null()
+                && (*portal).commandTag == pg_sys::CommandTag::CMDTAG_COPY
+                && !pg_sys::IsTransactionBlock()
+        }
+}
+
 /// As [`wait`], after all, for rows whose writing was rolled back.
 pub fn wait_again(waiting: Waiting) {
     let depth = WAITING.with(Cell::get).map_or(0, |known| known.depth);

@@ -11,7 +11,8 @@ CREATE FUNCTION committed() RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     committed bigint := commit_changes();
 BEGIN
-    RETURN QUERY SELECT regexp_replace(json_array_elements(changes)::text, ',"version":\d+', '') FROM rowclaim.journal WHERE seq = committed;
+    RETURN QUERY SELECT regexp_replace(json_array_elements(changes)::text, ',"version":\d+', '') AS change
+                 FROM rowclaim.journal WHERE seq = committed ORDER BY change;
 END $$;
 CREATE FUNCTION rows() RETURNS SETOF text LANGUAGE sql AS
     $$ SELECT (to_jsonb(p) - 'row_draft')::text FROM parts p ORDER BY 1 $$;

@@ -7,8 +7,9 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes 'usleep';
 
-our @EXPORT = qw(new_node session send_query receive start_pgbench finish_pgbench replay no_lock_trouble);
+our @EXPORT = qw(new_node session send_query receive kill_backend start_pgbench finish_pgbench replay no_lock_trouble);
 
 # A server with the extension in database postgres.
 sub new_node
@@ -52,6 +53,20 @@ sub receive
 	my ($output, $error) = map { s/\n?<done>\n//r } $session->{stdout}, $session->{stderr};
 	$session->{stdout} = $session->{stderr} = '';
 	return ($output, $error);
+}
+
+# Kills a server process and waits until the server, which restarts all others, accepts connections again.
+sub kill_backend
+{
+	my ($node, $pid) = @_;
+	kill 'KILL', $pid;
+	my @ready = ('pg_isready', '-q', '-h', $node->host, '-p', $node->port);
+	for (1 .. 1800)
+	{
+		return if !kill(0, $pid) && system(@ready) == 0;
+		usleep(100_000);
+	}
+	die 'the server does not come back';
 }
 
 # Runs pgbench in the background with @options; %scripts: name => text.

@@ -63,9 +63,7 @@ for my $signal ('SIGTERM', 'SIGKILL')
 	}
 	else
 	{
-		kill 'KILL', $pid;
-		$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid")
-			or die 'the server does not come back';
+		kill_backend($node, $pid);
 		eval { $_->quit } for $alice, $bob;
 		($alice, $bob) = map { session($node, $_) } 'alice', 'bob';
 	}

@@ -139,9 +139,7 @@ my $changesets = 1;
 my %stops = (
 	crash => sub { $hub->stop('immediate'); $hub->start },
 	killed => sub {
-		my $backend = $_[0]->query_safe('SELECT pg_backend_pid()');
-		kill 'KILL', $backend;
-		$hub->poll_query_until($db, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $backend") or die 'the hub does not come back';
+		kill_backend($hub, $_[0]->query_safe('SELECT pg_backend_pid()'));
 	},
 	restart => sub { $hub->restart });
 my %uses = (

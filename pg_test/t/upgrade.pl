@@ -8,6 +8,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 use InUse;
 use OwnServer;
+use RowClaim 'kill_backend';
 use Schema;
 
 my ($server, $extensions) = own_server($PostgreSQL::Test::Utils::tmp_check . '/own_server');
@@ -104,8 +105,7 @@ if ($version)
 		my $pid = $node->safe_psql('postgres', "SELECT pid $asleep");
 		if ($victim eq 'backend')
 		{
-			kill 'KILL', $pid;
-			$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid") or die 'the server does not come back';
+			kill_backend($node, $pid);
 		}
 		else
 		{

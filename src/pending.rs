@@ -11,7 +11,7 @@ use crate::error::{check, Result};
 use crate::pg::executor;
 use crate::pg::memory::Scratch;
 use crate::pg::store::Fresh;
-use crate::pg::xact::{self, SubId};
+use crate::pg::xact::{self, ActiveSnapshot, SubId};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -95,6 +95,8 @@ pub fn flush() -> Result<()> {
 }
 
 fn write(batch: &Batch) -> Result<()> {
+    // None is active between statements.
+    let _snapshot = ActiveSnapshot::latest();
     let store = entry::open();
     let scratch = Scratch::new();
     let entered = scratch.enter();

@@ -25,7 +25,8 @@ SELECT 'emp', id, salary FROM public.emp t ORDER BY id;
 SELECT 'emp 1', t FROM public.emp t WHERE id = 1;
 SELECT 'claim', t FROM rowclaim.claim t WHERE owner = 'alice' ORDER BY relid, key;
 SELECT 'draft', t FROM rowclaim.draft t WHERE actor NOT IN ('mallory', 'olga', 'max') ORDER BY id;
-SELECT 'draft row', r FROM rowclaim.draft_row r JOIN rowclaim.draft d ON d.id = r.draft WHERE actor = 'alice' ORDER BY relid, key;
+-- But not whether it may have given something up, which is supposed of all when a constraint may be new.
+SELECT 'draft row', r.relid, r.key, r.draft, r.op, r.base, r.base_version, r.leaf, r.base_key FROM rowclaim.draft_row r JOIN rowclaim.draft d ON d.id = r.draft WHERE actor = 'alice' ORDER BY relid, key;
 SELECT 'stash', t FROM rowclaim.stash t WHERE actor = 'alice' ORDER BY id;
 SELECT 'consumer', t FROM rowclaim.consumer t WHERE role NOT IN ('mallory', 'olga', 'max') ORDER BY name;
 -- The journal: what was there, and no entry of anybody but whoever committed, nor with rows that are not theirs.

@@ -127,7 +127,7 @@ my $write = q{UPDATE part SET v = noise(8000) || id};
 {
 	my $node = PostgreSQL::Test::Cluster->new('wal');
 	$node->init(extra => [ '--no-sync', '--encoding=UTF8', '--locale=C', '--wal-segsize=1', '--waldir', "$disk/wal" ]);
-	$node->append_conf('postgresql.conf', "max_wal_size = 8MB\nmin_wal_size = 2MB\nautovacuum = off\nrestart_after_crash = on\n");
+	$node->append_conf('postgresql.conf', "max_wal_size = 1GB\nmin_wal_size = 2MB\nautovacuum = off\nrestart_after_crash = on\n");
 	$node->start;
 	$node->safe_psql('postgres', "CREATE EXTENSION rowclaim; $tables");
 	my $me = session($node, 'me');
@@ -136,7 +136,8 @@ my $write = q{UPDATE part SET v = noise(8000) || id};
 	$me->query_safe($write);
 	my $acknowledged = $me->query_safe('SELECT max(seq) FROM rowclaim.changesets');
 	fill_space(3_000_000);
-	send_query($me, q{SELECT commit_changes('too much'), pg_switch_wal()});
+	send_query($me, q{BEGIN; SELECT commit_changes('too much');
+		CREATE TABLE filler AS SELECT repeat(md5(i::text), 30) FROM generate_series(1, 100000) i; COMMIT});
 	eval { receive($me) };
 	my $panic = qr/PANIC:  .*No space left on device/;
 	my $tries = 1800;

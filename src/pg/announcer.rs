@@ -246,7 +246,11 @@ pub fn promise(changesets: Vec<Changeset>) -> bool {
 /// The transaction has ended. Neither fails nor waits.
 pub fn settle(committed: bool) {
     let promised = PROMISED.with(RefCell::take);
-    let (Some(shared), false) = (shared(), promised.is_empty()) else { return };
+    if promised.is_empty() {
+        return;
+    }
+    // Known since promise(): nothing is attached here, where errors must not be caught.
+    let Some(shared) = shared() else { return };
     let database = database();
     let latch = {
         let mut state = shared.lock();

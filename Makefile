@@ -91,7 +91,7 @@ do-test-leaks do-test-sqlsmith do-test-preloaded: install
 	@pg_test/$(@:do-test-%=%)
 
 test-fuzz:
-	@pg_test/fuzz
+	@pg_test/fuzz/run
 
 test-valgrind:
 	@pg_test/valgrind

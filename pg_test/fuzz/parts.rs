@@ -11,15 +11,15 @@ pub mod error {
     pub type Result<T> = std::result::Result<T, Error>;
 }
 
-#[path = "../src/change.rs"]
+#[path = "../../src/change.rs"]
 pub mod change;
-#[path = "../src/diff.rs"]
+#[path = "../../src/diff.rs"]
 pub mod diff;
-#[path = "../src/hash.rs"]
+#[path = "../../src/hash.rs"]
 pub mod hash;
-#[path = "../src/image.rs"]
+#[path = "../../src/image.rs"]
 pub mod image;
-#[path = "../src/order.rs"]
+#[path = "../../src/order.rs"]
 pub mod order;
 
 use image::{parse_image, value, Image};

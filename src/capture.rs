@@ -9,6 +9,7 @@ use crate::error::{check, Error, Result};
 use crate::holder::{self, held_by};
 use crate::image;
 use crate::key::key_datums;
+use crate::once;
 use crate::ownership::{changes, gives, same, version_datum, version_of, Ownership};
 use crate::pending;
 use crate::pg::ffi::attribute_name;
@@ -79,8 +80,8 @@ fn base_image(table: &Table, old: Values, new: Option<Values>) -> String {
     image
 }
 
-fn record_base(table: &Table, key: &str, base: Option<String>, version: Option<i64>) {
-    draft::record_base(table, &actor::current(), key, base.as_deref(), version);
+fn record_base(table: &Table, key: &str, base: Option<String>, version: Option<i64>, change: Option<String>) {
+    draft::record_base(table, &actor::current(), key, base.as_deref(), version, change.as_deref());
 }
 
 /// The entry under a key, to be changed by the actor; `None` when there is none or its draft was
@@ -155,7 +156,7 @@ fn insert(call: &Call) -> Result<()> {
         return rekey(&table, &old_key, &key, id, None, &me);
     }
     if table.committing == Committing::Transaction {
-        record_base(&table, &key, None, None);
+        record_base(&table, &key, None, None, once::inserted(&table, row));
         // The claim of a row that this transaction has deleted serves the one that takes its place.
         let owner = if draft::has_vacated(table.root) { holder::owner(table.root, &key) } else { None };
         return owner.map_or(Ok(()), |owner| complete(&table, &key, &[(Own::Owner, Some(text_datum(&owner)))]));
@@ -296,7 +297,8 @@ fn update(call: &Call) -> Result<()> {
     if table.committing == Committing::Transaction {
         if first || changed.external {
             let base = base_image(&table, old, (!changed.key).then_some(new));
-            record_base(&table, &old_key, Some(base), first.then_some(before.version));
+            let change = if first && !changed.key { once::updated(&table, old, new) } else { None };
+            record_base(&table, &old_key, Some(base), first.then_some(before.version), change);
         }
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
@@ -469,10 +471,10 @@ fn delete_row(table: &Table, row: Values, me: &Rc<str>) -> Result<()> {
     if table.committing == Committing::Transaction {
         draft::vacate(table.root);
         if stamp == Stamp::Clean {
-            record_base(table, &key, Some(base_image(table, row, None)), version_of(table, row));
+            record_base(table, &key, Some(base_image(table, row, None)), version_of(table, row), None);
         } else {
             // The image may lack values stored out of line; it gains them here.
-            record_base(table, &key, Some(base_image(table, row, None)), None);
+            record_base(table, &key, Some(base_image(table, row, None)), None, None);
         }
         return Ok(());
     }

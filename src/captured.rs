@@ -1,14 +1,22 @@
 //! What a transaction has done to rows, in order of happening, for its changesets: kept as texts, for they may be millions.
 
 use crate::pg::spool::Spool;
+use crate::table;
 use pgrx::pg_sys;
 use std::rc::Rc;
 
 /// One captured fact of a `transaction` table, in order of happening.
 pub enum Event<'a> {
     /// A row was touched for the first time in this transaction; no `base`: it did not exist; no `version`: this only adds
-    /// values stored out of line to the image.
-    Base { root: pg_sys::Oid, group: u32, version: Option<i64>, key: &'a str, base: Option<&'a str> },
+    /// values stored out of line to the image. `change`: what becomes of the row in the journal if nothing else is done to it.
+    Base {
+        root: pg_sys::Oid,
+        group: u32,
+        version: Option<i64>,
+        key: &'a str,
+        base: Option<&'a str>,
+        change: Option<&'a str>,
+    },
     /// A row's key changed.
     Rekey { root: pg_sys::Oid, old: &'a str, new: &'a str },
 }
@@ -21,6 +29,10 @@ pub struct Captured {
     roots: Vec<(pg_sys::Oid, usize)>,
     /// Journal and actor of each changeset to be.
     pub groups: Vec<(Rc<str>, Rc<str>)>,
+    /// Tables with rows that were touched again.
+    again: Vec<pg_sys::Oid>,
+    /// As which definitions of tables the events are written: [`table::definitions`].
+    definitions: u64,
 }
 
 impl Event<'_> {
@@ -30,12 +42,13 @@ impl Event<'_> {
         }
     }
 
-    /// As a text: keys and images are JSON as the codec writes it, without a line feed.
+    /// As a text: keys, images and changes are JSON as the codec writes it, without a line feed.
     fn text(&self) -> String {
         match self {
-            Event::Base { root, group, version, key, base } => {
+            Event::Base { root, group, version, key, base, change } => {
                 let version = version.map(|version| version.to_string()).unwrap_or_default();
-                format!("{}\n{key}\n{}\n{group}\n{version}", root.to_u32(), base.unwrap_or_default())
+                let (base, change) = (base.unwrap_or_default(), change.unwrap_or_default());
+                format!("{}\n{key}\n{base}\n{group}\n{version}\n{change}", root.to_u32())
             }
             Event::Rekey { root, old, new } => format!("{}\n{old}\n{new}", root.to_u32()),
         }
@@ -44,13 +57,14 @@ impl Event<'_> {
     fn read(text: &str) -> Option<Event<'_>> {
         let mut fields = text.split('\n');
         let (root, first, second) = (fields.next()?.parse::<u32>().ok()?.into(), fields.next()?, fields.next()?);
-        Some(match (fields.next(), fields.next()) {
-            (Some(group), Some(version)) => Event::Base {
+        Some(match (fields.next(), fields.next(), fields.next()) {
+            (Some(group), Some(version), Some(change)) => Event::Base {
                 root,
                 group: group.parse().ok()?,
                 version: version.parse().ok(),
                 key: first,
                 base: Some(second).filter(|base| !base.is_empty()),
+                change: Some(change).filter(|change| !change.is_empty()),
             },
             _ => Event::Rekey { root, old: first, new: second },
         })
@@ -64,6 +78,9 @@ impl Captured {
 
     pub fn push(&mut self, event: &Event) {
         let root = event.root();
+        if self.len() == 0 {
+            self.definitions = table::definitions();
+        }
         if !self.has(root) {
             self.roots.push((root, self.events.len()));
         }
@@ -79,6 +96,19 @@ impl Captured {
     /// Is there an event of this table?
     pub fn has(&self, root: pg_sys::Oid) -> bool {
         self.roots.iter().any(|(of, _)| *of == root)
+    }
+
+    /// A row of this table is touched that this transaction has touched before.
+    pub fn touch_again(&mut self, root: pg_sys::Oid) {
+        if !self.again.contains(&root) {
+            self.again.push(root);
+        }
+    }
+
+    /// Is a row of this table what its only event has made of it? Not if another one was changed without an event, or the
+    /// definition of a table meanwhile.
+    pub fn is_settled(&self, root: pg_sys::Oid) -> bool {
+        self.definitions == table::definitions() && !self.again.contains(&root)
     }
 
     /// The transaction is over: the server closes the file itself after a rollback.

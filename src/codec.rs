@@ -81,6 +81,59 @@ pub fn push_row(out: &mut String, table: &Shape, row: Values, wanted: impl Fn(us
     out.push('}');
 }
 
+/// The tracked columns that an UPDATE changes, as two JSON objects: former and present values. `None`: no text differs.
+pub fn differences(table: &Shape, old: Values, new: Values) -> Option<(String, String)> {
+    let _fixed = FixedOutput::enter(table.settings_matter);
+    let (mut former, mut present) = (String::from("{"), String::from("{"));
+    for (index, column) in table.columns.iter().enumerate() {
+        let Some(column) = column.as_ref().filter(|column| !column.untracked) else { continue };
+        let values = (old.get(index), new.get(index));
+        match values {
+            (None, None) => continue,
+            // SAFETY: non-null values of the column.
+            (Some(a), Some(b)) if unsafe { value::same_image(column.storage, a, b) } => continue,
+            _ => {}
+        }
+        let starts = (former.len(), present.len());
+        for (out, value) in [(&mut former, values.0), (&mut present, values.1)] {
+            if out.len() > 1 {
+                out.push(',');
+            }
+            out.push_str(&column.label);
+            match value {
+                Some(datum) => push_value(out, column, datum),
+                None => out.push_str("null"),
+            }
+        }
+        if former[starts.0..] == present[starts.1..] {
+            former.truncate(starts.0);
+            present.truncate(starts.1);
+        }
+    }
+    if present.len() == 1 {
+        return None;
+    }
+    former.push('}');
+    present.push('}');
+    Some((former, present))
+}
+
+/// A row's key as its image would have it.
+pub fn plain_key(table: &Shape, row: Values) -> String {
+    let mut out = String::from("{");
+    let _fixed = FixedOutput::enter(table.settings_matter);
+    for &index in &table.key {
+        let (Some(column), Some(datum)) = (table.column(index), row.get(index)) else { continue };
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push_str(&column.label);
+        push_value(&mut out, column, datum);
+    }
+    out.push('}');
+    out
+}
+
 /// The longest JSON text of a row or change; PostgreSQL's own limit for a value is a little higher
 /// (one gigabyte).
 pub const SIZE_MAX: usize = 1_000_000_000;

@@ -41,6 +41,8 @@ pub struct Touched {
     pub version: Option<i64>,
     /// The version that the row must exceed: of a row that had its key before.
     pub exceeds: Option<i64>,
+    /// What has become of it, if that is known.
+    pub change: Option<String>,
 }
 
 /// Collects net changes in the order of capture, with what is needed to order them.
@@ -78,6 +80,10 @@ impl Changes {
 
     /// Compares a touched row with its base and keeps the change, if any.
     fn add(&mut self, touched: &Touched) -> Result<()> {
+        if let Some(change) = &touched.change {
+            self.spool.push(change);
+            return Ok(());
+        }
         let number = self.spool.len() as u32;
         let source = self.source(touched.root)?;
         let table = source.rows.table.clone();
@@ -222,13 +228,14 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
         changes.depends.incomplete = draft::holds_earlier(journal.id);
         let mut taken = Captured::default();
         entry::take(&drafts, |root, key, Entry { version, base, .. }| {
-            taken.push(&Event::Base { root, group: 0, version, key, base: base.as_deref() });
+            taken.push(&Event::Base { root, group: 0, version, key, base: base.as_deref(), change: None });
         })?;
         let (scratch, mut text) = (Scratch::new(), String::new());
         for number in 0..taken.len() as u32 {
             pgrx::check_for_interrupts!();
             let Event::Base { root, version, key, base, .. } = taken.event(number, &mut text) else { continue };
-            let touched = Touched { root, key: key.to_owned(), base: base.map(str::to_owned), version, exceeds: None };
+            let (key, base) = (key.to_owned(), base.map(str::to_owned));
+            let touched = Touched { root, key, base, version, exceeds: None, change: None };
             let _entered = scratch.enter();
             changes.add(&touched)?;
         }

@@ -318,15 +318,22 @@ pub fn has_vacated(root: pg_sys::Oid) -> bool {
     with(|tx| tx.vacated.contains(&root.to_u32()))
 }
 
-/// Records that a row of a `transaction` table was touched, and what it was.
-pub fn record_base(table: &Table, actor: &Rc<str>, key: &str, base: Option<&str>, version: Option<i64>) {
+/// Records that a row of a `transaction` table was touched, what it was and, if known, what becomes of it.
+pub fn record_base(
+    table: &Table,
+    actor: &Rc<str>,
+    key: &str,
+    base: Option<&str>,
+    version: Option<i64>,
+    change: Option<&str>,
+) {
     record(|captured| {
         let known = captured.groups.iter().position(|g| g.0 == table.journal && g.1 == *actor);
         let group = known.unwrap_or_else(|| {
             captured.groups.push((table.journal.clone(), actor.clone()));
             captured.groups.len() - 1
         });
-        Event::Base { root: table.root, group: group as u32, version, key, base }
+        Event::Base { root: table.root, group: group as u32, version, key, base, change }
     });
 }
 
@@ -344,6 +351,11 @@ fn record<'a>(event: impl FnOnce(&mut Captured) -> Event<'a>) {
         let event = event(&mut tx.captured);
         tx.captured.push(&event);
     });
+}
+
+/// Notes that a row of a `transaction` table is touched that this transaction has touched before.
+pub fn touch_again(root: pg_sys::Oid) {
+    with(|tx| tx.captured.touch_again(root));
 }
 
 /// What `transaction` tables captured; asked for once, before commit.

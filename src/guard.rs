@@ -12,7 +12,7 @@ use crate::pg::owner;
 use crate::pg::trigger::{in_apply_worker, Call, Event, Values};
 use crate::pg::xact;
 use crate::settings;
-use crate::table::{Claiming, Table};
+use crate::table::{Claiming, Committing, Table};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -86,6 +86,13 @@ fn check_hold(
     }
 }
 
+/// A row of a `transaction` table that is not clean was touched by this transaction.
+fn note_again(table: &Table, stamp: &Stamp) {
+    if table.committing == Committing::Transaction && *stamp != Stamp::Clean {
+        draft::touch_again(table.root);
+    }
+}
+
 fn update(call: &Call) -> Result<pg_sys::Datum> {
     let table = Table::enabled(call.relid())?;
     let (old, new) = (call.row(), call.new_row());
@@ -95,6 +102,7 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     // A generated key column has its new value only once the row is written.
     let key_known = !changed.key && table.key.iter().all(|&index| table.column(index).is_some());
     let mut stamp = draft::status(&table, held.draft, &me);
+    note_again(&table, &stamp);
 
     let given = version_of(&table, new);
     let next = held.version.checked_add(1);
@@ -168,6 +176,7 @@ fn delete(call: &Call) -> Result<pg_sys::Datum> {
     let me = actor::current();
     let held = Ownership::of(&table, old);
     let stamp = draft::status(&table, held.draft, &me);
+    note_again(&table, &stamp);
     if settings::enforce() {
         check_hold(&table, old, &held, &stamp, &me, false)?;
     }

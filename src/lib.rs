@@ -33,6 +33,7 @@ mod key;
 mod lease;
 mod net;
 mod notify;
+mod once;
 mod order;
 mod ownership;
 mod pending;

@@ -120,11 +120,11 @@ impl Net {
         let mut moved = self.rows.iter().peekable();
         let mut text = String::new();
         for number in 0..captured.len() as u32 {
-            let Event::Base { root, group: of, version, key, base } = captured.event(number, &mut text) else {
+            let Event::Base { root, group: of, version, key, base, change } = captured.event(number, &mut text) else {
                 continue;
             };
             let hash = hash(root, key);
-            let mut touched = Touched { root, key: key.to_owned(), base: None, version, exceeds: None };
+            let mut touched = Touched { root, key: key.to_owned(), base: None, version, exceeds: None, change: None };
             if self.moved.contains(&hash) {
                 let Some(row) = moved.next_if(|row| row.first == number) else { continue };
                 touched.key.clone_from(&row.key);
@@ -140,6 +140,9 @@ impl Net {
                     continue;
                 }
                 touched.base = base.map(str::to_owned);
+                if others.is_empty() && captured.is_settled(root) {
+                    touched.change = change.map(str::to_owned);
+                }
                 others.iter().try_for_each(|&other| touched.add(captured, other))?;
             }
             if of == group {

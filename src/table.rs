@@ -49,6 +49,7 @@ pub struct Table {
     pub draft_column: usize,
     constraints: OnceCell<Vec<Constraint>>,
     giving: OnceCell<Vec<usize>>,
+    tied: OnceCell<Vec<usize>>,
 }
 
 impl Deref for Table {
@@ -67,6 +68,7 @@ thread_local! {
     static NAMES: RefCell<BTreeMap<u32, String>> = const { RefCell::new(BTreeMap::new()) };
     // How often names were forgotten: one that was looked up across that may be old.
     static NAMES_FORGOTTEN: Cell<u64> = const { Cell::new(0) };
+    static DEFINITIONS: Cell<u64> = const { Cell::new(0) };
 }
 
 #[pg_guard]
@@ -76,10 +78,14 @@ unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid)
     replay::forget(relid);
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
-            if relid == pg_sys::InvalidOid {
+            let known = if relid == pg_sys::InvalidOid {
                 cache.clear();
+                true
             } else {
-                cache.remove(&relid.to_u32());
+                cache.remove(&relid.to_u32()).is_some_and(|table| table.is_some())
+            };
+            if known {
+                redefined();
             }
         }
     });
@@ -96,6 +102,16 @@ unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid)
 #[pg_guard]
 unsafe extern "C-unwind" fn on_namespace(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     forget_name(pg_sys::InvalidOid);
+    redefined();
+}
+
+fn redefined() {
+    DEFINITIONS.with(|count| count.set(count.get() + 1));
+}
+
+/// How often an enabled table may have got another definition or name.
+pub fn definitions() -> u64 {
+    DEFINITIONS.with(Cell::get)
 }
 
 /// Forgets the name of a relation, or all names.
@@ -137,6 +153,7 @@ pub fn remember_home() {
 pub fn forget_all() {
     let old = CACHE.with(|cache| std::mem::take(&mut *cache.borrow_mut()));
     drop(old);
+    redefined();
 }
 
 /// The schema-qualified name of a relation, quoted as PostgreSQL would.
@@ -233,13 +250,21 @@ impl Table {
             if self.committing == Committing::Transaction {
                 return Vec::new();
             }
-            let columns = self.constraints().iter().filter(|c| c.gives()).flat_map(|c| &c.columns);
-            let mut giving: Vec<_> =
-                columns.filter_map(|name| self.column_named(name)).map(|(index, _)| index).collect();
-            giving.sort_unstable();
-            giving.dedup();
-            giving
+            self.columns_of(Constraint::gives)
         })
+    }
+
+    /// Attribute indexes of columns whose values tie rows together by more than the primary key.
+    pub fn tied(&self) -> &[usize] {
+        self.tied.get_or_init(|| self.columns_of(|constraint| !constraint.primary))
+    }
+
+    fn columns_of(&self, wanted: impl Fn(&Constraint) -> bool) -> Vec<usize> {
+        let columns = self.constraints().iter().filter(|c| wanted(c)).flat_map(|c| &c.columns);
+        let mut columns: Vec<_> = columns.filter_map(|name| self.column_named(name)).map(|(index, _)| index).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        columns
     }
 }
 
@@ -360,6 +385,7 @@ unsafe fn describe(relation: pg_sys::Relation, settings: Settings) -> Result<Tab
         draft_column: draft,
         constraints: OnceCell::new(),
         giving: OnceCell::new(),
+        tied: OnceCell::new(),
         shape: Rc::new(shape),
     })
 }

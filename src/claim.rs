@@ -405,61 +405,75 @@ impl Claimer {
     }
 
     /// Takes a row from `who`: an expired claim, an abandoned draft, or a steal. Their uncommitted
-    /// changes on it go to the stash. `None`: the holder was faster, look again.
+    /// changes on it go to the stash. It is denied where the row cannot be put back without others. `None`: the holder was
+    /// faster, look again.
     fn take_over(&mut self, key: &Key, standing: &Standing, who: &str, wish: &Wish) -> Result<Option<Outcome>> {
+        let _owner = AsOwner::enter();
+        self.rows.let_go();
+        let taken =
+            xact::where_constraints_allow(|| xact::in_subtransaction(|| self.take_over_now(key, standing, who, wish)));
+        let why = match taken {
+            Ok(Err(Error::InTheWay(dependency))) => dependency.in_the_way(),
+            Ok(taken) => return taken,
+            Err(problem) => problem,
+        };
+        Ok(Some(Outcome {
+            message: format!("{} cannot be taken from {who} alone: {why}", self.name(&standing.text)),
+            ..self.denied(standing, who)
+        }))
+    }
+
+    /// All of it, or nothing if that is not what it returns.
+    fn take_over_now(&mut self, key: &Key, standing: &Standing, who: &str, wish: &Wish) -> Result<Option<Outcome>> {
         let root = self.rows.table.root;
         let text = &standing.text;
         let draft = standing.draft(&self.rows.table);
         let cause = if wish.steal { "stolen" } else { "expired" };
-        let _owner = AsOwner::enter();
-        self.rows.let_go();
-        xact::in_subtransaction(|| {
-            // The holder's commit and other sessions hold this lock while they work on the draft.
-            if draft.is_some_and(|draft| !lock_header(draft)) {
+        // The holder's commit and other sessions hold this lock while they work on the draft.
+        if draft.is_some_and(|draft| !lock_header(draft)) {
+            return Ok(None);
+        }
+        let lost = spi::run(
+            "DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2 AND owner = $3
+             AND ($4 OR expires_at <= clock_timestamp())",
+            &[Arg::oid(root), Arg::str(text), Arg::str(who), Arg::bool(wish.steal)],
+        ) > 0;
+        if standing.held.owner.is_some() && !lost {
+            return Ok(None);
+        }
+        let mut rows = Rows::open(root)?;
+        match (standing.present, rows.find(&key.datums, Look::Dirty)?) {
+            (true, Some(None)) => {
+                let leaf = rows.leaf_table();
+                if Ownership::of(&leaf, rows.values()).draft != standing.held.draft {
+                    return Ok(None);
+                }
+            }
+            (false, None) => {}
+            _ => return Ok(None),
+        }
+        let Some(found) = draft.and_then(|_| entries().find(root, text)) else {
+            if !standing.present {
                 return Ok(None);
             }
-            let lost = spi::run(
-                "DELETE FROM rowclaim.claim WHERE relid = $1 AND key = $2 AND owner = $3
-                 AND ($4 OR expires_at <= clock_timestamp())",
-                &[Arg::oid(root), Arg::str(text), Arg::str(who), Arg::bool(wish.steal)],
-            ) > 0;
-            if standing.held.owner.is_some() && !lost {
+            let column = rows.leaf_table().owner_column;
+            if rows.write(&[(column, Some(text_datum(&self.me)))]) == Written::Changed {
                 return Ok(None);
             }
-            let mut rows = Rows::open(root)?;
-            match (standing.present, rows.find(&key.datums, Look::Dirty)?) {
-                (true, Some(None)) => {
-                    let leaf = rows.leaf_table();
-                    if Ownership::of(&leaf, rows.values()).draft != standing.held.draft {
-                        return Ok(None);
-                    }
-                }
-                (false, None) => {}
-                _ => return Ok(None),
+            return Ok(Some(self.granted(text, standing.held.version, wish)));
+        };
+        // The holder's other sessions wait for the row from here on.
+        if standing.present {
+            if rows.write(&[]) == Written::Changed {
+                return Ok(None);
             }
-            let Some(found) = draft.and_then(|_| entries().find(root, text)) else {
-                if !standing.present {
-                    return Ok(None);
-                }
-                let column = rows.leaf_table().owner_column;
-                if rows.write(&[(column, Some(text_datum(&self.me)))]) == Written::Changed {
-                    return Ok(None);
-                }
-                return Ok(Some(self.granted(text, standing.held.version, wish)));
-            };
-            // The holder's other sessions wait for the row from here on.
-            if standing.present {
-                if rows.write(&[]) == Written::Changed {
-                    return Ok(None);
-                }
-                xact::bump_command();
-            }
-            let entry = Entry::of(&found);
-            restore::stash(&mut rows, text, &entry, who, cause, wish.reason.as_deref())?;
-            entries().delete(&found);
-            drop(rows);
-            self.restored(key, text, &entry, wish).map(Some)
-        })
+            xact::bump_command();
+        }
+        let entry = Entry::of(&found);
+        restore::stash(&mut rows, text, &entry, who, cause, wish.reason.as_deref())?;
+        entries().delete(&found);
+        drop(rows);
+        self.restored(key, text, &entry, wish).map(Some)
     }
 
     /// Puts the committed state back and grants the row.

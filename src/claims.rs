@@ -102,8 +102,9 @@ fn claim_or_wait(claimer: &mut Claimer, asked: &mut [Asked], wish: &Wish) -> Res
         look(claimer, asked, wish)?;
         if asked.iter().all(Asked::is_free) {
             claimer.let_go();
+            let mut refused = None;
             let granted = xact::in_subtransaction(|| {
-                let granted = claim_all(claimer, asked, wish);
+                let granted = claim_all(claimer, asked, wish, &mut refused);
                 claimer.let_go();
                 granted
             })?;
@@ -113,7 +114,11 @@ fn claim_or_wait(claimer: &mut Claimer, asked: &mut [Asked], wish: &Wish) -> Res
             // Somebody was faster: say how every row stands now.
             look(claimer, asked, wish)?;
             if asked.iter().all(Asked::is_free) {
-                continue;
+                // Or it only shows in the attempt that a row cannot be had.
+                match refused.filter(|(_, outcome)| outcome.status == "denied") {
+                    Some((place, outcome)) => asked[place].answer = Answer::Whole(Box::new(outcome)),
+                    None => continue,
+                }
             }
         }
         if !asked.iter().any(Asked::is_denied) || xact::clock() >= deadline {
@@ -147,8 +152,13 @@ fn look(claimer: &mut Claimer, asked: &mut [Asked], wish: &Wish) -> Result<()> {
     Ok(())
 }
 
-/// Claims every row, in order. `None`: one of them cannot be had any more.
-fn claim_all(claimer: &mut Claimer, asked: &mut [Asked], wish: &Wish) -> Result<Option<Vec<Times>>> {
+/// Claims every row, in order. `None`: one of them cannot be had any more, the one that is `refused`.
+fn claim_all(
+    claimer: &mut Claimer,
+    asked: &mut [Asked],
+    wish: &Wish,
+    refused: &mut Option<(usize, Outcome)>,
+) -> Result<Option<Vec<Times>>> {
     let mut batches = Vec::new();
     let mut done = 0;
     while done < asked.len() {
@@ -163,6 +173,7 @@ fn claim_all(claimer: &mut Claimer, asked: &mut [Asked], wish: &Wish) -> Result<
             let next = &mut asked[done];
             let outcome = claimer.attempt(&next.key, &Wish { version: next.version, ..wish.clone() })?;
             if outcome.status != "granted" {
+                *refused = Some((done, outcome));
                 return Ok(None);
             }
             next.answer = Answer::Whole(Box::new(outcome));

@@ -90,6 +90,18 @@ pub fn take(drafts: &[DraftKey], mut visit: impl FnMut(pg_sys::Oid, &str, Entry)
     result
 }
 
+/// As [`take`], of one row.
+pub fn take_row(drafts: &[DraftKey], root: pg_sys::Oid, key: &str) -> Result<Option<Entry>> {
+    let store = entries();
+    let mut taken = None;
+    let Some(found) = store.find(root, key) else { return Ok(None) };
+    let draft = Entry::of(&found).draft;
+    if let Some((_, journal_id)) = drafts.iter().find(|(id, _)| *id == draft) {
+        take_one(&store, found, *journal_id, &mut |_, _, entry| taken = Some(entry))?;
+    }
+    Ok(taken)
+}
+
 /// The draft may have entries of other journals, too: they stay.
 fn take_one(
     store: &Store,

@@ -57,6 +57,7 @@ pub enum Error {
         hint: &'static str,
     },
     DependsOnDraft(Box<Dependency>),
+    InTheWay(Box<Dependency>),
     JournalBehind {
         journal: String,
         base: i64,
@@ -107,13 +108,34 @@ pub enum Error {
     },
 }
 
-/// `row` cannot be committed before `other`, which is in a draft of `actor`.
+/// `row` cannot be committed or put back before `other`, which is in a draft of `actor`.
 #[derive(Debug)]
 pub struct Dependency {
     pub row: RowName,
     pub other: RowName,
     pub actor: String,
     pub constraint: String,
+}
+
+impl Dependency {
+    /// Why the row cannot be put back.
+    pub fn in_the_way(&self) -> String {
+        format!(
+            "uncommitted changes of {} in {} have taken its place ({})",
+            self.actor,
+            self.other.people(),
+            self.constraint
+        )
+    }
+
+    fn detail(&self, detail: &mut Map<String, Value>) {
+        self.other.detail(detail);
+        detail.insert("actor".into(), json!(self.actor));
+        detail.insert("constraint".into(), json!(self.constraint));
+        let mut needed_by = Map::new();
+        self.row.detail(&mut needed_by);
+        detail.insert("needed_by".into(), needed_by.into());
+    }
 }
 
 /// Where replay stopped, and why.
@@ -227,13 +249,8 @@ impl From<Error> for ErrorReport {
                 (ERRCODE_OBJECT_IN_USE, "uncommitted_changes", what, hint.into())
             }
             Error::DependsOnDraft(dependency) => {
+                dependency.detail(&mut detail);
                 let Dependency { row, other, actor, constraint } = *dependency;
-                other.detail(&mut detail);
-                detail.insert("actor".into(), json!(actor));
-                detail.insert("constraint".into(), json!(constraint));
-                let mut needed_by = Map::new();
-                row.detail(&mut needed_by);
-                detail.insert("needed_by".into(), needed_by.into());
                 (
                     ERRCODE_OBJECT_IN_USE,
                     "uncommitted_changes",
@@ -243,6 +260,17 @@ impl From<Error> for ErrorReport {
                         other.people()
                     ),
                     "Commit again when that draft is committed or discarded, or change your row.".into(),
+                )
+            }
+            Error::InTheWay(dependency) => {
+                dependency.detail(&mut detail);
+                (
+                    ERRCODE_OBJECT_IN_USE,
+                    "uncommitted_changes",
+                    format!("{} cannot be put back: {}", dependency.row.people(), dependency.in_the_way()),
+                    "Discard or change that row first or, in one draft, discard both together. Where each is in the \
+                     other's way, give one of them another value first."
+                        .into(),
                 )
             }
             Error::JournalBehind { journal, base, seq, actor } => {

@@ -4,16 +4,16 @@
 use crate::actor;
 use crate::codec;
 use crate::diff;
-use crate::draft::DraftKey;
-use crate::draft::{close_drafts, take_drafts};
-use crate::entry::{entries, Entry};
-use crate::error::{Error, Result};
+use crate::draft::{close_drafts, header, take_drafts, DraftKey};
+use crate::entry::{entries, take_row, Entry};
+use crate::error::{Dependency, Error, Result};
 use crate::holder;
 use crate::image::{self, Image};
 use crate::journal::Journal;
 use crate::key::{key_datums, Key};
 use crate::notify;
-use crate::ownership::version_datum;
+use crate::ownership::{version_datum, Ownership};
+use crate::pg::ffi::relation_name;
 use crate::pg::fixed::FixedOutput;
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
@@ -23,7 +23,7 @@ use crate::pg::xact;
 use crate::table::Table;
 use pgrx::pg_sys;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// Who owns a row after it was put back.
 #[derive(Clone, Copy)]
@@ -36,6 +36,8 @@ pub enum Owner<'a> {
 /// A row set aside while others take the unique values it must get back.
 struct Parked {
     leaf: pg_sys::Oid,
+    /// Its key in the draft.
+    key: String,
     /// Where it was, if it comes back to the same partition.
     tid: Option<pg_sys::ItemPointerData>,
     image: String,
@@ -113,6 +115,7 @@ impl Batch {
             let mut set = attributes(&leaf, &base, |_| true)?;
             add_missing_defaults(&leaf, &mut set);
             push_ownership(&leaf, &mut set, version, claimed.as_deref())?;
+            self.check_free(&leaf, key, &set)?;
             self.rows(root)?.insert(entry.leaf, &set)?;
             return Ok(Some(base_key));
         }
@@ -137,13 +140,25 @@ impl Batch {
             } else {
                 Some(rows.park())
             };
-            self.parked.push(Parked { leaf: entry.leaf, tid, image, version, owner: claimed });
+            self.parked.push(Parked { leaf: entry.leaf, key: key.to_owned(), tid, image, version, owner: claimed });
             return Ok(Some(base_key));
         }
         let mut set = attributes(&leaf, &base, differs)?;
         push_ownership(&leaf, &mut set, version, claimed.as_deref())?;
         rows.restore(&set);
         Ok(Some(base_key))
+    }
+
+    /// Refuses to put a row back where a unique value of it is that of another row of a draft. `key`: its key in the draft.
+    fn check_free(&mut self, leaf: &Table, key: &str, set: &Attributes) -> Result<()> {
+        let rows = self.rows(leaf.root)?;
+        let Some(index) = rows.find_occupant(leaf.relid, set)? else { return Ok(()) };
+        let held = Ownership::of(leaf, rows.values());
+        match actor_of(leaf, held.draft) {
+            Some(actor) => Err(in_the_way(leaf, key, &codec::key_text(leaf, rows.values()), actor, index)),
+            // What is committed is in the way: the server will say so.
+            None => Ok(()),
+        }
     }
 
     /// Brings parked rows back and checks foreign keys.
@@ -153,23 +168,20 @@ impl Batch {
             let image = image::parse_image(&parked.image)?;
             let mut set = attributes(&leaf, &image, |_| true)?;
             push_ownership(&leaf, &mut set, parked.version, parked.owner.as_deref())?;
+            self.check_free(&leaf, &parked.key, &set)?;
             match parked.tid {
                 Some(tid) => self.rows(leaf.root)?.unpark(parked.leaf, tid, &set)?,
                 None => self.rows(leaf.root)?.insert(parked.leaf, &set)?,
             }
         }
         xact::bump_command();
-        for (root, _, former) in &self.rekeyed {
-            // A live row there has broken the primary key already; this one was deleted.
-            if entries().find(*root, former).is_some() {
+        for (root, key, former) in &self.rekeyed {
+            // A live row there was in the way already; this one was deleted.
+            if let Some(found) = entries().find(*root, former) {
                 let table = Table::enabled(*root)?;
-                let row = table.row_name(former, user());
-                return Err(Error::UncommittedChanges {
-                    table: table.name(),
-                    what: format!("{} has uncommitted changes", row.people()),
-                    row: Some(row),
-                    hint: "Another row had this key in the draft: its changes must be discarded too.",
-                });
+                if let Some(actor) = actor_of(&table, Some(Entry::of(&found).draft)) {
+                    return Err(in_the_way(&table, key, former, actor, table.key_index));
+                }
             }
         }
         holder::rekey_all(&self.rekeyed);
@@ -178,6 +190,21 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// Whose open draft it is.
+fn actor_of(table: &Table, draft: Option<i64>) -> Option<String> {
+    header((draft?, table.journal_id)).map(|(actor, _)| actor)
+}
+
+/// The row `key` cannot be put back before `other`, of a draft of `actor`.
+fn in_the_way(table: &Table, key: &str, other: &str, actor: String, index: pg_sys::Oid) -> Error {
+    Error::InTheWay(Box::new(Dependency {
+        row: table.row_name(key, user()),
+        other: table.row_name(other, user()),
+        actor,
+        constraint: relation_name(index),
+    }))
 }
 
 /// Columns added after the image was taken have the value ADD COLUMN gave existing rows.
@@ -248,9 +275,15 @@ pub fn stash(rows: &mut Rows, key: &str, entry: &Entry, who: &str, cause: &str, 
 struct Selection<'a> {
     drafts: &'a [DraftKey],
     target: Option<pg_sys::Oid>,
-    key: Option<&'a str>,
-    /// Keep what is lost in the stash: whose, why, and the reason given.
-    stash: Option<(&'a str, &'a str, Option<&'a str>)>,
+    /// Keep what is lost in the stash.
+    stash: Option<Stash<'a>>,
+}
+
+/// Whose changes go to the stash, by draft, why, and the reason given.
+struct Stash<'a> {
+    owners: &'a HashMap<i64, String>,
+    cause: &'a str,
+    reason: Option<&'a str>,
 }
 
 impl Selection<'_> {
@@ -267,14 +300,13 @@ impl Selection<'_> {
             "WITH gone AS (DELETE FROM rowclaim.draft_row r
                            USING rowclaim.enabled_table t JOIN rowclaim.journal_config j ON j.name = t.journal
                            WHERE r.draft = ANY ($1) AND t.relid = r.relid AND j.id = $2
-                             AND ($3::oid IS NULL OR r.relid = $3) AND ($4::text IS NULL OR r.key = $4)
+                             AND ($3::oid IS NULL OR r.relid = $3)
                            RETURNING r.*)
              SELECT relid::oid, key, base, base_version, op, draft, leaf FROM gone ORDER BY base IS NOT NULL, op = 'd', key",
             &[
                 Arg::ids(&ids),
                 Arg::i32(journal),
                 Arg(pg_sys::OIDOID, self.target.map(|t| pg_sys::Datum::from(t.to_u32()))),
-                Arg::text(self.key.map(str::to_owned)),
             ],
         );
         let mut batch = Batch::default();
@@ -303,8 +335,9 @@ impl Selection<'_> {
             for (root, key, entry) in entries {
                 pgrx::check_for_interrupts!();
                 let _entered = scratch.enter();
-                if let Some((who, cause, reason)) = self.stash {
-                    stash(batch.rows(root)?, &key, &entry, who, cause, reason)?;
+                if let Some(Stash { owners, cause, reason }) = &self.stash {
+                    let who = owners.get(&entry.draft).map_or("", String::as_str);
+                    stash(batch.rows(root)?, &key, &entry, who, cause, *reason)?;
                 }
                 batch.put_back(root, &key, &entry, Owner::Claim)?;
                 count += 1;
@@ -340,12 +373,26 @@ pub fn discard_changes(journal: &str, target: Option<pg_sys::Oid>, key: Option<&
     };
     let journal = Journal::find(journal)?;
     let drafts = take_drafts(&actor::current(), journal.id);
+    if let (Some(table), Some(key)) = (&table, key) {
+        return discard_row(&drafts, table.root, &key);
+    }
     let target = table.as_ref().map(|t| t.root);
-    let count = Selection { drafts: &drafts, target, key: key.as_deref(), stash: None }.put_back()?;
+    let count = Selection { drafts: &drafts, target, stash: None }.put_back()?;
     if target.is_none() {
         close_drafts(&drafts);
     }
     Ok(count)
+}
+
+/// One row of drafts is again as committed; how many are.
+fn discard_row(drafts: &[DraftKey], root: pg_sys::Oid, key: &str) -> Result<i64> {
+    xact::bump_command();
+    let Some(entry) = take_row(drafts, root, key)? else { return Ok(0) };
+    xact::bump_command();
+    let mut batch = Batch::default();
+    batch.put_back(root, key, &entry, Owner::Claim)?;
+    batch.finish()?;
+    Ok(1)
 }
 
 /// The whole draft of an actor, in every journal, goes to the stash. Waits for the actor's open
@@ -369,7 +416,9 @@ pub fn stash_actor(who: &str, reason: Option<&str>) -> Result<i64> {
         },
     );
     for drafts in drafts.values() {
-        Selection { drafts, target: None, key: None, stash: Some((who, "released", reason)) }.put_back()?;
+        let owners = drafts.iter().map(|draft| (draft.0, who.to_owned())).collect();
+        let stash = Some(Stash { owners: &owners, cause: "released", reason });
+        Selection { drafts, target: None, stash }.put_back()?;
         close_drafts(drafts);
     }
     Ok(free.flatten().unwrap_or(0))
@@ -377,8 +426,8 @@ pub fn stash_actor(who: &str, reason: Option<&str>) -> Result<i64> {
 
 /// Everybody's draft rows of one table go to the stash: claims are being disabled by force.
 pub fn stash_table(root: pg_sys::Oid) -> Result<i64> {
-    // An actor's drafts together: a row may have the key that one of another of them had.
-    let mut owners: BTreeMap<String, Vec<DraftKey>> = BTreeMap::new();
+    // All drafts together: a row may have the key or the unique value that one of another of them had.
+    let (mut drafts, mut owners) = (Vec::new(), HashMap::new());
     spi::query(
         "SELECT d.id, d.journal_id, d.actor FROM rowclaim.draft d
          WHERE d.id IN (SELECT draft FROM rowclaim.draft_row WHERE relid = $1) AND d.journal_id = $2 ORDER BY d.id FOR UPDATE",
@@ -386,15 +435,12 @@ pub fn stash_table(root: pg_sys::Oid) -> Result<i64> {
         Sees::Latest,
         |row| {
             let draft = (row.i64(1).unwrap_or_default(), row.get::<i32>(2).unwrap_or_default());
-            owners.entry(row.text(3).unwrap_or_default()).or_default().push(draft);
+            drafts.push(draft);
+            owners.insert(draft.0, row.text(3).unwrap_or_default());
         },
     );
-    let mut count = 0;
-    for (who, drafts) in &owners {
-        let stash = Some((who.as_str(), "disabled", None));
-        count += Selection { drafts, target: Some(root), key: None, stash }.put_back()?;
-    }
-    Ok(count)
+    let stash = Some(Stash { owners: &owners, cause: "disabled", reason: None });
+    Selection { drafts: &drafts, target: Some(root), stash }.put_back()
 }
 
 /// `restore_stash()`: applies a stashed change again, as an ordinary write of the caller: the guard

@@ -348,10 +348,12 @@ class State:
             if key in self.entries[table] and key not in self.rows[table]:
                 raise Refused(DIRTY)
             if key in self.rows[table]:
-                raise Refused(UNIQUE_BROKEN, REFERENCE_BROKEN)
+                raise Refused(DIRTY)
             self.rows[table][key] = row
-        if broken(self.values()):
-            raise Refused(UNIQUE_BROKEN, REFERENCE_BROKEN)
+        states = broken(self.values())
+        if states:
+            # Foreign keys are looked at last.
+            raise Refused(DIRTY if UNIQUE_BROKEN in states else REFERENCE_BROKEN)
 
     def discard(self, me, journal, table, key):
         selected = [(t, k, e) for t in COLUMNS if JOURNAL[t] == journal and table in (None, t)
@@ -398,11 +400,17 @@ class State:
         standing = entry.version if other_draft and entry.version is not None else row.version if row else entry.version
         if version is not None and version != standing:
             return "stale"
+        before = self.copy()
         self.claims[table].pop(key, None)
         if other_draft:
             self.to_stash(table, key, entry)
             base_key = entry.base_key if entry.base_key is not None else key
-            self.put_back([(table, key, entry)], owner=me)
+            try:
+                self.put_back([(table, key, entry)], owner=me)
+            except Refused:
+                # It cannot be put back alone.
+                self.__dict__.update(before.__dict__)
+                return "denied"
             if entry.base is None:
                 return "not_found"
             key = base_key

@@ -236,7 +236,7 @@ CALL take_turns();
 SELECT expect('SELECT discard_changes(target => ''turn'', key => ''4'')');
 SELECT expect('SELECT steal_row(''turn'', 4)');
 SET rowclaim.actor = 'bob';
-SELECT expect('SELECT steal_row(''turn'', 4)');
+SELECT status, owner, message FROM steal_row('turn', 4);
 SET rowclaim.actor = 'alice';
 DELETE FROM turn WHERE id = 4;
 SELECT expect('SELECT discard_changes(target => ''turn'', key => ''4'')');

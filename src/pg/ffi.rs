@@ -191,6 +191,18 @@ pub unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::F
     return pg_sys::TupleDescAttr(desc, index);
 }
 
+/// The name of a relation; empty if there is none.
+pub fn relation_name(relid: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up; the result is a palloc'd copy or null.
+    unsafe {
+        let name = pg_sys::get_rel_name(relid);
+        if name.is_null() {
+            return String::new();
+        }
+        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}
+
 /// The index of the primary key, unless there is none or it is deferrable.
 ///
 /// # Safety

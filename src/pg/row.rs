@@ -173,6 +173,19 @@ impl Rows {
         Ok(())
     }
 
+    /// Does another row have a unique value of a row that is to be inserted? Then that is the row found last, and what is
+    /// returned is the index that says so.
+    pub fn find_occupant(
+        &mut self,
+        leaf: pg_sys::Oid,
+        set: &[(usize, Option<pg_sys::Datum>)],
+    ) -> Result<Option<pg_sys::Oid>> {
+        let leaf = self.leaf(leaf)?;
+        leaf.fill_new(set);
+        let Some((tid, index)) = leaf.occupant() else { return Ok(None) };
+        Ok(leaf.fetch_at(tid, &Moment::with_own_writes()).then_some(index))
+    }
+
     /// See [`Leaf::park`].
     pub fn park(&mut self) -> pg_sys::ItemPointerData {
         self.at().park()

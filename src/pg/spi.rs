@@ -2,7 +2,7 @@
 //! results are copied into Rust values before SPI frees them.
 
 use super::memory::ensure;
-use super::owner::AsOwner;
+use super::owner::{set_guc_local, AsOwner};
 use pgrx::pg_sys;
 use pgrx::{FromDatum, IntoDatum};
 use std::cell::RefCell;
@@ -283,6 +283,17 @@ impl Drop for Prepared {
     }
 }
 
+/// Has what is planned meanwhile read no table as a whole that has an index for it.
+fn by_index<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: an error that skips the end ends the (sub)transaction, which puts the setting back itself.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set_guc_local(c"enable_seqscan", c"off");
+    let result = body();
+    // SAFETY: the level that was begun above; those begun since have ended.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    result
+}
+
 /// A cursor over an internal statement, also over one that writes and returns rows; its result
 /// is kept in a temporary file once it exceeds `work_mem`.
 pub struct Cursor {
@@ -298,20 +309,24 @@ enum Source {
 }
 
 impl Cursor {
-    /// As [`Cursor::open`], over everything committed by now. A portal cannot see that where the whole
-    /// transaction has one snapshot: there the rows are kept in memory.
+    /// As [`Cursor::open`], over everything committed by now and by index, for the plan may be from when the table was
+    /// empty. A portal cannot see the latest where the whole transaction has one snapshot: there the rows are kept in memory.
     pub fn latest(sql: &'static str, args: &[Arg]) -> Cursor {
         if !super::xact::has_one_snapshot() {
-            return Cursor::open(sql, args);
+            return Cursor::start(sql, args, true);
         }
         let owner = AsOwner::enter();
         let spi = Connection::open();
-        let (table, _) = execute_into_table(saved(sql, args, 0), args, Sees::Latest);
+        let (table, _) = by_index(|| execute_into_table(saved(sql, args, 0), args, Sees::Latest));
         Cursor { source: Source::Table(table, 0), _spi: spi, _owner: owner }
     }
 
     /// A saved statement; its plan does not depend on the arguments, so that it is made once.
     pub fn open(sql: &'static str, args: &[Arg]) -> Cursor {
+        Cursor::start(sql, args, false)
+    }
+
+    fn start(sql: &'static str, args: &[Arg], indexed: bool) -> Cursor {
         let owner = AsOwner::enter();
         let spi = Connection::open();
         let plan = saved(sql, args, pg_sys::CURSOR_OPT_GENERIC_PLAN);
@@ -319,8 +334,9 @@ impl Cursor {
         let nulls: Vec<core::ffi::c_char> =
             args.iter().map(|a| if a.1.is_some() { b' ' } else { b'n' } as core::ffi::c_char).collect();
         // SAFETY: connected to SPI; the arrays outlive the call.
-        let portal =
-            unsafe { pg_sys::SPI_cursor_open(std::ptr::null(), plan, values.as_mut_ptr(), nulls.as_ptr(), false) };
+        let mut open =
+            || unsafe { pg_sys::SPI_cursor_open(std::ptr::null(), plan, values.as_mut_ptr(), nulls.as_ptr(), false) };
+        let portal = if indexed { by_index(&mut open) } else { open() };
         Cursor { source: Source::Portal(portal), _spi: spi, _owner: owner }
     }
 

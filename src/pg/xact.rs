@@ -110,6 +110,22 @@ pub fn in_subtransaction<T, E>(body: impl FnOnce() -> Result<Option<T>, E>) -> R
     }
 }
 
+/// Runs `body`, which ends in a subtransaction of its own; `Err`: that broke a constraint, in the server's words.
+pub fn where_constraints_allow<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    use PgSqlErrorCode::*;
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
+        .catch_others(|caught| match caught {
+            CaughtError::PostgresError(error) | CaughtError::ErrorReport(error)
+                if [ERRCODE_FOREIGN_KEY_VIOLATION, ERRCODE_UNIQUE_VIOLATION, ERRCODE_EXCLUSION_VIOLATION]
+                    .contains(&error.sql_error_code()) =>
+            {
+                Err(error.message().to_owned())
+            }
+            caught => caught.rethrow(),
+        })
+        .execute()
+}
+
 /// What is committed at a moment, and this transaction's own writes.
 pub struct Moment {
     snapshot: pg_sys::Snapshot,

@@ -1,6 +1,7 @@
 //! Writing a row: with the triggers that are to fire, or without any.
 
 use super::{Executor, Fire, Leaf, Written};
+use crate::pg::ffi::attribute;
 use crate::pg::owner::{AsOwner, AsTableOwner};
 use crate::pg::value::same_image;
 use pgrx::pg_sys;
@@ -174,19 +175,23 @@ impl Leaf {
     /// Is a unique value of the filled row another row's? `changed`: only values that differ from
     /// those of the found row count.
     pub fn conflicts(&mut self, changed: bool) -> bool {
-        let indexes = self.unique_indexes(changed);
-        if indexes.is_empty() {
-            return false;
-        }
         let own = changed.then(|| self.place());
-        let mut taken = false;
+        self.unique_indexes(changed).into_iter().any(|index| self.taker(index).is_some_and(|tid| !is_at(own, tid)))
+    }
+
+    /// The row that has a unique value of the filled one, which is new, and the index that says so.
+    pub fn occupant(&mut self) -> Option<(pg_sys::ItemPointerData, pg_sys::Oid)> {
+        self.unique_indexes(false).into_iter().find_map(|index| Some((self.taker(index)?, index)))
+    }
+
+    /// The row that has what one immediate index wants to be the filled row's alone.
+    fn taker(&mut self, index: pg_sys::Oid) -> Option<pg_sys::ItemPointerData> {
+        let mut taker = None;
         self.execute(|leaf| {
             // SAFETY: the fresh slot holds a tuple; the list is freed again.
             unsafe {
-                let mut list = std::ptr::null_mut();
-                for index in indexes {
-                    list = pg_sys::lappend_oid(list, index);
-                }
+                leaf.allow_checks();
+                let list = pg_sys::lappend_oid(std::ptr::null_mut(), index);
                 let mut tid = pg_sys::ItemPointerData::default();
                 #[cfg(not(feature = "pg18"))]
                 let free = pg_sys::ExecCheckIndexConstraints(leaf.info(), leaf.fresh, leaf.estate(), &mut tid, list);
@@ -200,15 +205,29 @@ impl Leaf {
                     list,
                 );
                 pg_sys::list_free(list);
-                let same = |own: pg_sys::ItemPointerData| {
-                    own.ip_posid == tid.ip_posid
-                        && own.ip_blkid.bi_hi == tid.ip_blkid.bi_hi
-                        && own.ip_blkid.bi_lo == tid.ip_blkid.bi_lo
-                };
-                taken = !free && !own.is_some_and(same);
+                taker = (!free).then_some(tid);
             }
         });
-        taken
+        taker
+    }
+
+    /// Has the server prepare its unique indexes for checks without an insertion, unless it was done when they were opened.
+    ///
+    /// # Safety
+    /// The leaf is open.
+    unsafe fn allow_checks(&self) {
+        let info = self.info();
+        let outer = std::mem::replace(
+            &mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext),
+            (*self.estate()).es_query_cxt,
+        );
+        for i in 0..(*info).ri_NumIndices as usize {
+            let index = *(*info).ri_IndexRelationInfo.add(i);
+            if (*index).ii_Unique && (*index).ii_ExclusionOps.is_null() && (*index).ii_UniqueOps.is_null() {
+                pg_sys::BuildSpeculativeIndexInfo(*(*info).ri_IndexRelationDescs.add(i), index);
+            }
+        }
+        pg_sys::CurrentMemoryContext = outer;
     }
 
     /// The immediate unique and exclusion indexes, or those whose columns the filled row changes.
@@ -238,22 +257,25 @@ impl Leaf {
         }
     }
 
-    /// Attribute indexes of columns in any unique index.
+    /// Attribute indexes of columns that unique indexes depend on.
     pub fn unique_columns(&self) -> Vec<usize> {
         // SAFETY: the index list was filled by ExecOpenIndices.
         unsafe {
+            let is_plain = |attnum: i16| {
+                attnum > 0 && (*attribute((*self.relation).rd_att, i32::from(attnum) - 1)).attgenerated == 0
+            };
             let mut columns = Vec::new();
             for i in 0..(*self.info()).ri_NumIndices as usize {
                 let index = *(*self.info()).ri_IndexRelationInfo.add(i);
-                if (*index).ii_Unique || !(*index).ii_ExclusionOps.is_null() {
-                    for k in 0..(*index).ii_NumIndexAttrs as usize {
-                        match (*index).ii_IndexAttrNumbers[k] {
-                            attnum if attnum > 0 => columns.push(attnum as usize - 1),
-                            // An expression may use any column.
-                            _ => return (0..self.shape.natts).collect(),
-                        }
-                    }
+                if !(*index).ii_Unique && (*index).ii_ExclusionOps.is_null() {
+                    continue;
                 }
+                let numbers = (0..(*index).ii_NumIndexAttrs as usize).map(|k| (*index).ii_IndexAttrNumbers[k]);
+                // An expression, a predicate and a generated column may use any column.
+                if !(*index).ii_Predicate.is_null() || !numbers.clone().all(is_plain) {
+                    return (0..self.shape.natts).collect();
+                }
+                columns.extend(numbers.map(|attnum| attnum as usize - 1));
             }
             columns
         }
@@ -275,4 +297,12 @@ impl Leaf {
     fn name(&self) -> String {
         crate::table::qualified_name(self.shape.relid)
     }
+}
+
+fn is_at(place: Option<pg_sys::ItemPointerData>, tid: pg_sys::ItemPointerData) -> bool {
+    place.is_some_and(|place| {
+        place.ip_posid == tid.ip_posid
+            && place.ip_blkid.bi_hi == tid.ip_blkid.bi_hi
+            && place.ip_blkid.bi_lo == tid.ip_blkid.bi_lo
+    })
 }

@@ -6,7 +6,7 @@ use crate::journal::Journal;
 use crate::pg::announcer::{self, Changeset};
 use crate::pg::ffi;
 use crate::pg::lock::{Lock, Mode};
-use crate::pg::spi::{self, Arg, Sees};
+use crate::records;
 use crate::settings::{self, Notify};
 use crate::table::Table;
 use serde_json::json;
@@ -61,14 +61,10 @@ pub fn send(notices: &[Notice]) {
 
 /// Announces a changeset that was committed, unless it has been pruned since.
 pub fn announce((journal_id, seq): Changeset) {
-    let payload = spi::first(
-        "SELECT c.name, j.actor FROM rowclaim.journal_config c JOIN rowclaim.journal j ON j.journal = c.name
-         WHERE c.id = $1 AND j.seq = $2 AND j.part = 1",
-        &[Arg::i32(journal_id), Arg::i64(seq)],
-        Sees::Latest,
-        |row| commit_payload(&row.text(1).unwrap_or_default(), seq, &row.text(2).unwrap_or_default()),
-    );
-    payload.iter().for_each(|payload| ffi::notify(c"rowclaim", payload));
+    let Some(journal) = records::journal_name(journal_id) else { return };
+    if let Some(actor) = records::actor(&journal, seq) {
+        ffi::notify(c"rowclaim", &commit_payload(&journal, seq, &actor));
+    }
 }
 
 fn commit_payload(journal: &str, seq: i64, actor: &str) -> String {

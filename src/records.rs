@@ -19,6 +19,11 @@ static JOURNAL: Layout = Layout {
     ],
 };
 
+/// `rowclaim.journal.actor` and `changes`, and the index on what is no changeset.
+const ACTOR: usize = 5;
+const CHANGES: usize = 10;
+const KIND: usize = 1;
+
 static CONFIG: Layout = Layout {
     table: c"journal_config",
     indexes: &[
@@ -49,6 +54,11 @@ pub fn config(name: &str) -> Option<Config> {
     let sequence = CString::new(format!("journal_{id}_seq")).unwrap_or_default();
     let require_current = found.get(2).is_some_and(|d| d.value() != 0);
     Some(Config { id, require_current, replayed, sequence: named(&sequence) })
+}
+
+/// The name of the journal with this id.
+pub fn journal_name(id: i32) -> Option<String> {
+    Store::open(&CONFIG).find_by(0, &[Key::I32(id)])?.text(1)
 }
 
 /// One row of `rowclaim.journal`, besides changes and hash.
@@ -101,4 +111,29 @@ pub fn each_number(journal: &str, from: i64, before: i64, mut visit: impl FnMut(
 
 pub fn has(journal: &str, seq: i64) -> bool {
     Store::open(&JOURNAL).find_by(0, &[Key::Text(journal), Key::I64(seq), Key::I32(1)]).is_some()
+}
+
+/// The actor of an entry.
+pub fn actor(journal: &str, seq: i64) -> Option<String> {
+    Store::open(&JOURNAL).find_by(0, &[Key::Text(journal), Key::I64(seq), Key::I32(1)])?.text(ACTOR)
+}
+
+/// How far the last seal reaches that comes after a number; `None` if there is none, or no quick way to tell.
+pub fn sealed_to(journal: &str, after: i64) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct Seal {
+        to: i64,
+    }
+    let store = Store::open(&JOURNAL);
+    if !store.has_index(KIND) {
+        return None;
+    }
+    let mut last = None;
+    let keys = [Key::Text(journal), Key::Text("seal"), Key::AtLeast(after.saturating_add(1))];
+    store.each_found(KIND, &keys, &Moment::now(), |entry| {
+        last = entry.text(CHANGES);
+        true
+    });
+    let seals: Vec<Seal> = serde_json::from_str(&last?).ok()?;
+    Some(seals.first()?.to)
 }

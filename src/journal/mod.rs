@@ -78,6 +78,22 @@ pub fn forget() {
     });
 }
 
+/// What a number in flight, of a transaction that may still fail, means to who accounts for failed ones.
+#[derive(PartialEq)]
+enum InFlight {
+    /// Those behind it are looked at.
+    Pass,
+    /// They can wait: nothing is stable from here on, and whoever commits later looks again.
+    Stop,
+}
+
+/// What has become of a number.
+enum Fate {
+    InFlight,
+    Written,
+    Failed,
+}
+
 /// A number drawn by the running transaction.
 #[derive(Clone, Copy)]
 struct Drawn {
@@ -140,7 +156,7 @@ impl Journal {
         if sequence != pg_sys::InvalidOid && SEEN.with(|seen| seen.borrow().contains_key(&id)) {
             return Ok(journal(sequence));
         }
-        let sequence = Lock::Draw { journal: id }.hold(|| {
+        let sequence = Lock::Draw { journal: id }.hold(Mode::Exclusive, || {
             spi::first("SELECT rowclaim.journal_sequence($1)::oid", &[Arg::i32(id)], Sees::Latest, |row| row.oid(1))
         });
         Ok(journal(sequence.flatten().unwrap_or(pg_sys::InvalidOid)))
@@ -154,10 +170,10 @@ impl Journal {
         }
     }
 
-    /// Draws the next number. Whoever sees the number drawn finds it locked by a live transaction
-    /// or knows that its transaction has ended.
+    /// Draws the next number. Whoever sees the number drawn, and has then had the lock of drawing for a moment, finds it
+    /// locked by a live transaction or knows that its transaction has ended.
     fn draw(&self) -> i64 {
-        let seq = Lock::Draw { journal: self.id }.hold(|| {
+        let seq = Lock::Draw { journal: self.id }.hold(Mode::Share, || {
             let seq = nextval(self.sequence);
             Lock::Number { journal: self.id, seq }.acquire(Mode::Exclusive);
             seq
@@ -172,7 +188,7 @@ impl Journal {
         self.seal_if_due()?;
         let seq = self.draw();
         self.write(seq, head, changes, order);
-        self.fill_gaps(seq)?;
+        self.account(seq, InFlight::Stop)?;
         KNOWN.with(|known| {
             if !known.borrow().contains_key(&self.name) {
                 known.borrow_mut().insert(self.name.clone(), self.clone());
@@ -257,7 +273,7 @@ impl Journal {
             let missing = (prefix + 1..before).find(|&seq| !self.has(seq));
             match missing {
                 None => return Ok(()),
-                Some(seq) => Lock::Number { journal: self.id, seq }.hold(|| ()),
+                Some(seq) => Lock::Number { journal: self.id, seq }.hold(Mode::Exclusive, || ()),
             }
         }
     }
@@ -297,6 +313,10 @@ impl Journal {
     ///
     /// Returns how many were written.
     pub fn fill_gaps(&self, before: i64) -> Result<i64> {
+        self.account(before, InFlight::Pass)
+    }
+
+    fn account(&self, before: i64, in_flight: InFlight) -> Result<i64> {
         if self.replayed {
             return Ok(0);
         }
@@ -315,12 +335,25 @@ impl Journal {
             expected = seq + 1;
         });
         missing.extend(expected..before);
-        if !missing.is_empty() {
-            // What was pruned meanwhile is not missing. Read after the entries, it covers them.
-            let pruned = pruned(&self.name);
-            missing.retain(|&seq| seq > pruned);
-            prefix = prefix.max(pruned);
+        let (mut written, mut pruned) = (0, None);
+        for seq in missing {
+            if written == VOIDS_MAX || pruned.is_some_and(|pruned| seq <= pruned) {
+                continue;
+            }
+            match self.take_failed(seq) {
+                Fate::InFlight if in_flight == InFlight::Stop => break,
+                Fate::InFlight | Fate::Written => continue,
+                Fate::Failed => {}
+            }
+            // What was pruned has no entry either. Read after the entries, this covers what went meanwhile.
+            if seq <= *pruned.get_or_insert_with(|| self::pruned(&self.name)) {
+                continue;
+            }
+            let head = Head { kind: "void", actor: "", base: None, message: None };
+            self.write(seq, &head, &mut Spool::default(), None);
+            written += 1;
         }
+        prefix = prefix.max(pruned.unwrap_or(0));
         // What this transaction appends just after the prefix is part of it: a rollback forgets all this.
         if prefix == before - 1
             && DRAWN.with(|drawn| drawn.borrow().iter().any(|n| (n.journal, n.seq) == (self.id, before)))
@@ -328,18 +361,31 @@ impl Journal {
             prefix = before;
         }
         SEEN.with(|all| all.borrow_mut().insert(self.id, Seen { prefix, ..seen }));
-        let mut written = 0;
-        for seq in missing {
-            if written == VOIDS_MAX {
-                break;
-            }
-            if (Lock::Number { journal: self.id, seq }).try_acquire(Mode::Exclusive) && !self.has(seq) {
-                let head = Head { kind: "void", actor: "", base: None, message: None };
-                self.write(seq, &head, &mut Spool::default(), None);
-                written += 1;
-            }
-        }
         Ok(written)
+    }
+
+    /// What has become of a number that was missing; one that failed is locked by this transaction from now on.
+    fn take_failed(&self, seq: i64) -> Fate {
+        let number = Lock::Number { journal: self.id, seq };
+        let look = || {
+            if !number.try_acquire(Mode::Exclusive) {
+                return Fate::InFlight;
+            }
+            if self.has(seq) {
+                number.release(Mode::Exclusive);
+                return Fate::Written;
+            }
+            Fate::Failed
+        };
+        match look() {
+            Fate::Failed => {
+                // Unless it is just being drawn, and still to be locked.
+                number.release(Mode::Exclusive);
+                Lock::Draw { journal: self.id }.hold(Mode::Exclusive, || ());
+                look()
+            }
+            fate => fate,
+        }
     }
 
     /// Writes the `void` entry of a number whose transaction is failing, once it has, and those of

@@ -1,12 +1,13 @@
 //! Seals: entries that chain the hashes of everything since the seal before.
 
 use super::part::hex;
-use super::{verify, Head, Journal, SEEN};
+use super::{verify, Head, InFlight, Journal, SEEN};
 use crate::error::{Error, Result};
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::xact;
+use crate::records;
 use sha2::{Digest, Sha256};
 
 /// A seal is due after this many entries.
@@ -21,23 +22,34 @@ impl Journal {
     }
 
     pub(super) fn seal_if_due(&self) -> Result<()> {
-        let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied());
-        if seen.is_none_or(|seen| seen.prefix - seen.sealed < SEAL_EVERY) {
+        if !self.seems_due() {
             return Ok(());
         }
-        if (Lock::Seal { journal: self.id }).try_acquire(Mode::Exclusive) {
+        // Others have sealed since: to ask how far costs less than to find out what there is to seal.
+        if let Some(sealed) = SEEN.with(|seen| seen.borrow().get(&self.id).map(|seen| seen.sealed)) {
+            self.note_sealed(records::sealed_to(&self.name, sealed).unwrap_or(sealed));
+        }
+        if self.seems_due() && (Lock::Seal { journal: self.id }).try_acquire(Mode::Exclusive) {
             let (sealed, stable) = (self.sealed(), self.stable());
             if stable - sealed >= SEAL_EVERY {
                 self.seal(sealed, stable, None)?;
             }
-            let sealed = self.sealed();
-            SEEN.with(|all| {
-                if let Some(seen) = all.borrow_mut().get_mut(&self.id) {
-                    seen.sealed = sealed;
-                }
-            });
+            self.note_sealed(self.sealed());
         }
         Ok(())
+    }
+
+    fn seems_due(&self) -> bool {
+        let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied());
+        seen.is_some_and(|seen| seen.prefix - seen.sealed >= SEAL_EVERY)
+    }
+
+    fn note_sealed(&self, sealed: i64) {
+        SEEN.with(|all| {
+            if let Some(seen) = all.borrow_mut().get_mut(&self.id) {
+                seen.sealed = sealed;
+            }
+        });
     }
 
     /// Appends a seal over everything after the seal before; its number, or `None` when there is
@@ -101,7 +113,7 @@ impl Journal {
         let seq = self.draw();
         let head = Head { kind: "seal", actor: "", base: None, message: None };
         self.write(seq, &head, &mut content, None);
-        self.fill_gaps(seq)?;
+        self.account(seq, InFlight::Stop)?;
         Ok(seq)
     }
 }

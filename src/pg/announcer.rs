@@ -25,6 +25,8 @@ const WORKERS: usize = 32;
 const QUEUE: usize = 1_024;
 /// How long a worker waits for more, in microseconds: less than DROP DATABASE waits for it to leave.
 const IDLE: i64 = 1_000_000;
+/// How long it then rests, so that it does not run for each changeset of many.
+const REST: Duration = Duration::from_millis(2);
 /// How long a worker may take to start; after that another one is started.
 const START: i64 = 10_000_000;
 
@@ -318,6 +320,8 @@ pub unsafe extern "C-unwind" fn rowclaim_announcer(database: pg_sys::Datum) {
         if !changesets.is_empty() {
             announce(&changesets);
             last = now;
+            // Who commits meanwhile need not wake this process.
+            std::thread::sleep(REST);
         } else if BackgroundWorker::sigterm_received() || now - last >= IDLE && leave(shared, number, false) {
             return;
         } else {

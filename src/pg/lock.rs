@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 /// What is locked. The discriminant is the key class (the SQL functions use 1 and 2).
 #[derive(Clone, Copy)]
 pub enum Lock {
-    /// Around the draw of a number.
+    /// Around the draw of a number in share mode, exclusively by whoever wants no number to be just being drawn.
     Draw { journal: i32 },
     /// Held by every commit in share mode, by a commit with `base` exclusively.
     Base { journal: i32 },
@@ -78,19 +78,24 @@ impl Lock {
     pub fn is_free(self) -> bool {
         let free = self.try_acquire(Mode::Exclusive);
         if free {
-            // SAFETY: taken just above.
-            unsafe { pg_sys::LockRelease(&self.tag(), Mode::Exclusive.number(), false) };
+            self.release(Mode::Exclusive);
         }
         free
     }
 
     /// Takes the lock for the length of `body` only.
-    pub fn hold<T>(self, body: impl FnOnce() -> T) -> T {
-        self.acquire(Mode::Exclusive);
+    pub fn hold<T>(self, mode: Mode, body: impl FnOnce() -> T) -> T {
+        self.acquire(mode);
         let result = body();
-        // SAFETY: taken just above. If body raises an error the transaction's abort releases it.
-        unsafe { pg_sys::LockRelease(&self.tag(), Mode::Exclusive.number(), false) };
+        // If body raises an error the transaction's abort releases it.
+        self.release(mode);
         result
+    }
+
+    /// Gives up a lock before the transaction ends.
+    pub fn release(self, mode: Mode) {
+        // SAFETY: warns if the lock is not held.
+        unsafe { pg_sys::LockRelease(&self.tag(), mode.number(), false) };
     }
 }
 

@@ -134,7 +134,7 @@ impl Store {
         let moment = Moment::with_own_writes();
         // SAFETY: the tuple is valid while it is visited.
         let copy = |tuple| unsafe { self.copy(tuple) };
-        if self.oids.indexes[index] != pg_sys::InvalidOid {
+        if self.has_index(index) {
             return self.scan(index, &[Key::Oid(relid)], &moment, |tuple| visit(copy(tuple)));
         }
         scan(self.relation, &moment, |tuple| {
@@ -231,6 +231,11 @@ impl Store {
         pg_sys::heap_deform_tuple(tuple, desc, datums.as_mut_ptr(), nulls.as_mut_ptr());
         let values = datums.into_iter().zip(nulls).map(|(d, null)| (!null).then_some(d)).collect();
         Found { tid: (*tuple).t_self, values, tuple }
+    }
+
+    /// Is there this index? The installed schema may be older.
+    pub fn has_index(&self, index: usize) -> bool {
+        self.oids.indexes[index] != pg_sys::InvalidOid
     }
 
     /// Are there triggers, which a direct write would not fire?

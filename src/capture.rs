@@ -64,7 +64,7 @@ fn refused(call: &Call, problem: String, hint: &str) -> Error {
 /// The base image of a row. Values stored out of line that `new` keeps are left out: the draft
 /// has not touched them.
 fn base_image(table: &Table, old: Values, new: Option<Values>) -> String {
-    let mut image = String::with_capacity(128);
+    let mut image = String::with_capacity(256);
     codec::push_row(&mut image, table, old, |index, column| {
         let Some(new) = new else { return true };
         if column.storage.len != -1 {

@@ -3,6 +3,7 @@
 use crate::pg::spool::Spool;
 use crate::table;
 use pgrx::pg_sys;
+use std::fmt::Write;
 use std::rc::Rc;
 
 /// One captured fact of a `transaction` table, in order of happening.
@@ -44,13 +45,26 @@ impl Event<'_> {
 
     /// As a text: keys, images and changes are JSON as the codec writes it, without a line feed.
     fn text(&self) -> String {
-        match self {
-            Event::Base { root, group, version, key, base, change } => {
-                let version = version.map(|version| version.to_string()).unwrap_or_default();
-                let (base, change) = (base.unwrap_or_default(), change.unwrap_or_default());
-                format!("{}\n{key}\n{base}\n{group}\n{version}\n{change}", root.to_u32())
+        let fields = |root: pg_sys::Oid, first: &str, second: &str, more: usize| {
+            let mut text = String::with_capacity(first.len() + second.len() + more + 16);
+            let _ = write!(text, "{}", root.to_u32());
+            for field in [first, second] {
+                text.push('\n');
+                text.push_str(field);
             }
-            Event::Rekey { root, old, new } => format!("{}\n{old}\n{new}", root.to_u32()),
+            text
+        };
+        match *self {
+            Event::Base { root, group, version, key, base, change } => {
+                let change = change.unwrap_or_default();
+                let mut text = fields(root, key, base.unwrap_or_default(), change.len() + 32);
+                let _ = write!(text, "\n{group}\n");
+                let _ = version.map(|version| write!(text, "{version}"));
+                text.push('\n');
+                text.push_str(change);
+                text
+            }
+            Event::Rekey { root, old, new } => fields(root, old, new, 0),
         }
     }
 

@@ -84,7 +84,9 @@ pub fn push_row(out: &mut String, table: &Shape, row: Values, wanted: impl Fn(us
 /// The tracked columns that an UPDATE changes, as two JSON objects: former and present values. `None`: no text differs.
 pub fn differences(table: &Shape, old: Values, new: Values) -> Option<(String, String)> {
     let _fixed = FixedOutput::enter(table.settings_matter);
-    let (mut former, mut present) = (String::from("{"), String::from("{"));
+    let (mut former, mut present) = (String::with_capacity(64), String::with_capacity(64));
+    former.push('{');
+    present.push('{');
     for (index, column) in table.columns.iter().enumerate() {
         let Some(column) = column.as_ref().filter(|column| !column.untracked) else { continue };
         let values = (old.get(index), new.get(index));
@@ -120,8 +122,9 @@ pub fn differences(table: &Shape, old: Values, new: Values) -> Option<(String, S
 
 /// A row's key as its image would have it.
 pub fn plain_key(table: &Shape, row: Values) -> String {
-    let mut out = String::from("{");
     let _fixed = FixedOutput::enter(table.settings_matter);
+    let mut out = String::with_capacity(32);
+    out.push('{');
     for &index in &table.key {
         let (Some(column), Some(datum)) = (table.column(index), row.get(index)) else { continue };
         if out.len() > 1 {

@@ -1,6 +1,7 @@
 //! Row images compared: what a draft changed, as the journal writes it. No PostgreSQL in here.
 
 use crate::image::{push_json_string, value, Image};
+use std::fmt::Write;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Op {
@@ -40,7 +41,11 @@ pub fn changed<'a>(base: &Image<'a>, now: &Image<'a>) -> (Image<'a>, Image<'a>) 
 ///
 /// `old` and `new` are JSON objects.
 pub fn change(op: Op, table: &str, key: &str, old: Option<&str>, new: Option<&str>, version: i64) -> String {
-    let mut out = format!("{{\"op\":\"{}\",\"table\":", op.name());
+    let length = |image: Option<&str>| image.map_or(0, str::len);
+    let mut out = String::with_capacity(table.len() + key.len() + length(old) + length(new) + 96);
+    for text in ["{\"op\":\"", op.name(), "\",\"table\":"] {
+        out.push_str(text);
+    }
     push_json_string(&mut out, table);
     out.push_str(",\"key\":");
     out.push_str(key);
@@ -50,7 +55,7 @@ pub fn change(op: Op, table: &str, key: &str, old: Option<&str>, new: Option<&st
             out.push_str(image);
         }
     }
-    out.push_str(&format!(",\"version\":{version}}}"));
+    let _ = write!(out, ",\"version\":{version}}}");
     out
 }
 

@@ -216,8 +216,12 @@ impl Journal {
         let count = parts.len() as i32;
         let mut parts = parts.into_iter();
         self.write_parts(seq, head, count, || {
-            let mut text = String::from("[");
-            for i in parts.next().unwrap_or_default() {
+            let part = parts.next().unwrap_or_default();
+            // Most are small; who reads large ones asks for memory first.
+            let size: usize = part.clone().map(|i| changes.size(at(i)) + 1).sum();
+            let mut text = String::with_capacity((size + 2).min(4 << 10));
+            text.push('[');
+            for i in part {
                 if text.len() > 1 {
                     text.push(',');
                 }

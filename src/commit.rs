@@ -299,7 +299,8 @@ fn warn_of_stash(actor: &str, journal: &str) {
 /// the transaction commits.
 fn commit_transaction(mut captured: Captured) -> Result<()> {
     let _snapshot = ActiveSnapshot::latest();
-    let _owner = AsOwner::enter();
+    // Changes that are known need neither user code nor SQL.
+    let mut owner = None;
     xact::bump_command();
     let net = Net::of(&mut captured);
     for (group, (journal, actor)) in captured.groups.clone().into_iter().enumerate() {
@@ -309,6 +310,9 @@ fn commit_transaction(mut captured: Captured) -> Result<()> {
         let scratch = Scratch::new();
         net.each(&mut captured, group as u32, |touched| {
             pgrx::check_for_interrupts!();
+            if touched.change.is_none() {
+                owner.get_or_insert_with(AsOwner::enter);
+            }
             let _entered = scratch.enter();
             // A table dropped or disabled since has nothing to say.
             match Table::find(touched.root)? {

@@ -138,8 +138,12 @@ impl Changes {
         };
         let change = diff::change(op, &source.name, &key, old.as_deref(), new.as_deref(), version);
         for (index, constraint) in table.constraints().iter().enumerate() {
-            let former = base.as_ref().and_then(|base| constraint.values(&constraint.columns, base));
-            let present = now.as_ref().and_then(|now| constraint.values(&constraint.columns, now));
+            if base.as_ref().zip(now.as_ref()).is_some_and(|(base, now)| !constraint.is_touched(base, now)) {
+                continue;
+            }
+            let mut values = |image| self.depends.conditions.values(&table, constraint, image);
+            let former = base.as_ref().map(&mut values).transpose()?.flatten();
+            let present = now.as_ref().map(&mut values).transpose()?.flatten();
             if former == present {
                 continue;
             }

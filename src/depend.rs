@@ -10,7 +10,7 @@
 
 use crate::actor;
 use crate::codec;
-use crate::constraint::Constraint;
+use crate::constraint::{Conditions, Constraint};
 use crate::draft::{self, DraftKey};
 use crate::entry::{by_base_key, entries, gave, Entry};
 use crate::error::{Dependency, Error, Result};
@@ -53,6 +53,7 @@ pub struct Depends {
     /// Drafts of the same actor are left out.
     pub incomplete: bool,
     deferrable: BTreeSet<String>,
+    pub conditions: Conditions,
     /// What this transaction has changed in tables that commit with it, by table and key.
     captured: HashMap<u32, HashMap<String, Option<String>>>,
 }
@@ -194,7 +195,7 @@ impl Depends {
 
     /// What a row of another draft was before must neither refer to what is gone nor have what is taken.
     fn check_given(
-        &self,
+        &mut self,
         table: &Table,
         key: &str,
         base_key: Option<&str>,
@@ -210,7 +211,8 @@ impl Depends {
                 Role::Frees => self.taken.get(&token),
                 _ => self.removed.get(&token).filter(|_| !self.created.contains(&token)),
             };
-            if let Some(mine) = mine {
+            let Some(mine) = mine else { continue };
+            if self.conditions.values(table, constraint, &base)?.is_some() {
                 return Err(refusal(mine, table, base_key.unwrap_or(key), &actor(), constraint));
             }
         }

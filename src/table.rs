@@ -260,7 +260,7 @@ impl Table {
     }
 
     fn columns_of(&self, wanted: impl Fn(&Constraint) -> bool) -> Vec<usize> {
-        let columns = self.constraints().iter().filter(|c| wanted(c)).flat_map(|c| &c.columns);
+        let columns = self.constraints().iter().filter(|c| wanted(c)).flat_map(|c| c.all_columns());
         let mut columns: Vec<_> = columns.filter_map(|name| self.column_named(name)).map(|(index, _)| index).collect();
         columns.sort_unstable();
         columns.dedup();

@@ -272,3 +272,42 @@ CALL expect('bob', 'DELETE FROM recent WHERE id = 1',
             'bob', 'SELECT commit_changes() IS NOT NULL',
             'ann', 'SELECT commit_changes() IS NOT NULL',
             'bob', 'SELECT commit_changes() IS NOT NULL');
+
+-- A unique index with a WHERE: what counts is whether it applies to a row, before and after.
+CREATE TABLE live (id int PRIMARY KEY, code text, gone boolean, note text);
+CREATE UNIQUE INDEX live_code ON live (code) INCLUDE (note) WHERE NOT gone AND code <> '';
+INSERT INTO live VALUES (1, 'one', false), (2, 'one', true), (3, 'three', false), (4, 'three', true), (5, '', false), (6, '', false);
+SELECT enable_claims('live', 'auto');
+CALL expect('ann', 'UPDATE live SET gone = true WHERE id = 1',
+            'bob', 'UPDATE live SET gone = false WHERE id = 2',
+            'bob', 'SELECT commit_changes()',
+            'ann', 'SELECT discard_changes()',
+            'ann', 'SELECT commit_changes() IS NOT NULL',
+            'bob', 'SELECT commit_changes() IS NOT NULL');
+-- By another value, an insertion, a deletion; NULL is not true.
+CALL expect('ann', 'UPDATE live SET code = ''four'' WHERE id = 3',
+            'bob', 'UPDATE live SET gone = false WHERE id = 4',
+            'bob', 'SELECT commit_changes()',
+            'bob', 'SELECT discard_changes()',
+            'bob', 'INSERT INTO live VALUES (7, ''three'', false)',
+            'bob', 'SELECT commit_changes()',
+            'bob', 'UPDATE live SET gone = NULL WHERE id = 7',
+            'bob', 'SELECT commit_changes() IS NOT NULL',
+            'ann', 'SELECT discard_changes()',
+            'ann', 'DELETE FROM live WHERE id = 3',
+            'bob', 'UPDATE live SET gone = false WHERE id = 7',
+            'bob', 'SELECT commit_changes()',
+            'bob', 'SELECT discard_changes()',
+            'ann', 'SELECT discard_changes()');
+-- What the WHERE does not apply to is in nobody's way, nor are other columns.
+CALL expect('ann', 'UPDATE live SET gone = true, code = ''x'' WHERE id = 5',
+            'ann', 'UPDATE live SET gone = NULL, code = ''y'' WHERE id = 4',
+            'bob', 'UPDATE live SET code = ''three'', note = ''bob'' WHERE id = 7',
+            'bob', 'INSERT INTO live VALUES (8, '''', false), (9, ''one'', true), (10, ''five'', false)',
+            'bob', 'SELECT commit_changes() IS NOT NULL',
+            'ann', 'SELECT commit_changes() IS NOT NULL');
+-- In one draft there is nothing to wait for.
+CALL expect('ann', 'UPDATE live SET gone = true WHERE id = 3',
+            'ann', 'UPDATE live SET gone = false WHERE id = 7',
+            'ann', 'SELECT commit_changes() IS NOT NULL');
+SELECT id, code, gone, note FROM live ORDER BY id;

@@ -66,10 +66,15 @@ class Server:
 
     def ms(self, sql, user="postgres", db="postgres", before="", after=""):
         """Milliseconds of some statements by the server's clock, each with its own commit."""
-        clock = "SELECT clock_timestamp() AS start \\gset\n"
-        took = "SELECT 'took ' || 1e3 * extract(epoch FROM clock_timestamp() - :'start');\n"
+        return self.cost(sql, user, db, before, after)[0]
+
+    def cost(self, sql, user="postgres", db="postgres", before="", after=""):
+        """As ms(), and those that the session's process had a processor."""
+        used = "split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::bigint"
+        clock = f"SELECT clock_timestamp() AS start, {used} AS used \\gset\n"
+        took = f"SELECT 'took', 1e3 * extract(epoch FROM clock_timestamp() - :'start'), ({used} - :used) / 1e6;\n"
         lines = self.psql(f"{before};\n{clock}{sql};\n{took}{after};\n", user, db)
-        return float(next(line for line in lines if line.startswith("took "))[5:])
+        return tuple(map(float, next(line for line in lines if line.startswith("took|")).split("|")[1:]))
 
     def pgbench(self, script, clients, length, user="postgres", db="postgres", protocol="prepared", options=""):
         """Runs a script, or a builtin one (`-b name`), for a length (`-T 3`, `-t 100`).
@@ -171,6 +176,9 @@ class Bench:
     def ms(self, sql, user="alice", before="", after="", db="postgres"):
         return self.server.ms(sql, user, db, before, after)
 
+    def cost(self, sql, before):
+        return self.server.cost(sql, "alice", before=before)
+
     def tps(self, script, clients, user="alice", **options):
         # The more sessions, the longer until all are warm.
         seconds = self.seconds + (clients > 8)
@@ -201,9 +209,12 @@ class Bench:
             named = {target[0] for measure in measures for target in measure.targets}
             contestants = {name: run for name, run in contestants.items() if named and (name in named or name in ours)}
         samples = [{name: [] for name in contestants} for _ in measures]
+        order = list(contestants)
         for _ in range(self.rounds):
-            for name, contestant in contestants.items():
-                sample = contestant()
+            # Nobody always follows the same one.
+            order.append(order.pop(0))
+            for name in order:
+                sample = contestants[name]()
                 for i, value in enumerate(sample if isinstance(sample, tuple) else (sample,)):
                     if value is not None:
                         samples[i][name].append(value)

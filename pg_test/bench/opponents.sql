@@ -1,6 +1,8 @@
 -- What claims are measured against, and a procedure that makes the same table in every way.
 
 CREATE EXTENSION rowclaim;
+-- What a session's process has used is read there.
+GRANT EXECUTE ON FUNCTION pg_read_file(text) TO PUBLIC;
 ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO PUBLIC;
 
 -- Written by hand: an ownership check, a version, and a generic audit trigger.

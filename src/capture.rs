@@ -1,5 +1,6 @@
-//! The AFTER triggers of every enabled table: they save the base image of a row at its first touch
-//! and refuse what slipped past the guard (forged ownership columns, triggers that fire after it).
+//! The AFTER triggers of every enabled table: they save the base image of a row at its first touch, where the guard
+//! could not tell yet how it is written, and refuse what slipped past the guard (forged ownership columns, triggers that
+//! fire after it).
 
 use crate::actor;
 use crate::codec;
@@ -302,17 +303,23 @@ fn update(call: &Call) -> Result<()> {
         }
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
-    draft::ensure_header(&table, id);
     if first {
-        // A row that moves to another key may leave its image there, where nothing completes it.
-        let base = base_image(&table, old, (!changed.key).then_some(new));
-        let giving = gives(&table, old, new);
-        let entry = Entry::touched(b'u', id, base, Some(before.version), table.relid, giving);
-        pending::add(table.root, old_key.clone(), entry, &me)?;
+        first_touch(&table, old, new, changed.key, id, &me)?;
         return if changed.key { rekey(&table, &old_key, &new_key, id, None, &me) } else { Ok(()) };
     }
+    draft::ensure_header(&table, id);
     let images = Images { old, new, version: before.version, inserted_here: stamp == Stamp::Current };
     rekey(&table, &old_key, &new_key, id, Some(images), &me)
+}
+
+/// Saves what a clean row was before the UPDATE that stamps it with the draft `id`.
+pub fn first_touch(table: &Table, old: Values, new: Values, rekeyed: bool, id: i64, me: &Rc<str>) -> Result<()> {
+    draft::ensure_header(table, id);
+    // A row that moves to another key may leave its image there, where nothing completes it.
+    let base = base_image(table, old, (!rekeyed).then_some(new));
+    let version = version_of(table, old).unwrap_or_default();
+    let entry = Entry::touched(b'u', id, base, Some(version), table.relid, gives(table, old, new));
+    pending::add(table.root, codec::key_text(table, old), entry, me)
 }
 
 /// Notes that of a row that is dirty already. A row this statement has inserted gives nothing up.

@@ -19,9 +19,20 @@ impl Ownership {
             // SAFETY: the owner column is text; the row outlives the call.
             owner: row.get(table.owner_column).map(|d| unsafe { text(d).to_owned() }),
             version: version_of(table, row).unwrap_or_default(),
-            draft: row.get(table.draft_column).map(|d| d.value() as i64),
+            draft: draft_of(table, row),
         }
     }
+}
+
+/// Does the claim on a row belong to `who`? `None`: there is none.
+pub fn is_owner(table: &Table, row: Values, who: &str) -> Option<bool> {
+    // SAFETY: the owner column is text; the row outlives the call.
+    row.get(table.owner_column).map(|datum| unsafe { text(datum) } == who)
+}
+
+/// The id of the draft that touched the row.
+pub fn draft_of(table: &Table, row: Values) -> Option<i64> {
+    row.get(table.draft_column).map(|datum| datum.value() as i64)
 }
 
 /// The row's version; `None` for NULL.

@@ -21,7 +21,7 @@ SELECT enable_claims('parts', 'auto');
 CREATE VIEW drafted AS SELECT op, count(*) FROM rowclaim.drafts GROUP BY op ORDER BY op;
 SET rowclaim.actor = 'alice';
 
--- A trigger of the same statement sees the entries of the rows before it.
+-- A trigger of the same statement sees the entries of the rows before it, of an UPDATE those of all its rows.
 CREATE TABLE seen (n bigint, by text);
 CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -75,6 +75,36 @@ SELECT * FROM drafted;
 SELECT discard_changes();
 SELECT count(*), sum(qty) FROM parts;
 DROP TRIGGER z_look ON parts;
+
+-- A function of the statement itself sees the entries of the rows that are written before it is called, also from where it
+-- rolls back; and what it commits is committed.
+CREATE FUNCTION so_far(how text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    IF how = 'commit' THEN
+        RETURN commit_changes();
+    END IF;
+    BEGIN
+        SELECT count(*) INTO n FROM rowclaim.drafts d JOIN parts p ON (d.key->>'id')::int = p.id AND p.row_draft IS NOT NULL;
+        IF how = 'roll back' THEN
+            UPDATE others SET n = others.n + 1 WHERE id = 1;
+            RAISE EXCEPTION 'no' USING ERRCODE = 'RC000';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'RC000' THEN
+    END;
+    RETURN n;
+END $$;
+UPDATE parts SET qty = 10 + so_far('') WHERE id <= 4 RETURNING qty;
+SELECT discard_changes();
+UPDATE parts SET qty = 10 + so_far('roll back') WHERE id <= 4 RETURNING qty;
+SELECT * FROM drafted;
+SELECT discard_changes();
+UPDATE parts SET qty = 10 + so_far(CASE WHEN id = 3 THEN 'commit' ELSE '' END) WHERE id <= 4;
+SELECT op, key->>'id' AS id FROM rowclaim.drafts ORDER BY 2;
+SELECT op, key->>'id' AS id FROM rowclaim.changes WHERE seq = (SELECT max(seq) FROM rowclaim.journal) ORDER BY 2;
+SELECT discard_changes();
+SELECT * FROM check_claims();
 
 -- Savepoints.
 BEGIN;

@@ -40,7 +40,7 @@ thread_local! {
     static WAITING: Cell<Option<Waiting>> = const { Cell::new(None) };
     static RUNNING: Cell<Running> = const { Cell::new(Running { number: 0, estate: std::ptr::null_mut() }) };
     static RUNS: Cell<u64> = const { Cell::new(0) };
-    // Statements that are firing triggers, or may.
+    // Statements that run or are firing triggers.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -164,7 +164,7 @@ impl Running {
 }
 
 /// Puts back which statement runs when it is dropped.
-struct Outer(Running);
+struct Outer(Running, Deeper);
 
 impl Drop for Outer {
     fn drop(&mut self) {
@@ -179,7 +179,7 @@ fn enter_run(query: *mut pg_sys::QueryDesc) -> Outer {
     });
     // SAFETY: the query was started.
     let estate = unsafe { (*query).estate };
-    Outer(RUNNING.with(|running| running.replace(Running { number, estate })))
+    Outer(RUNNING.with(|running| running.replace(Running { number, estate })), Deeper::enter())
 }
 
 #[cfg(not(feature = "pg18"))]

@@ -12,6 +12,7 @@ mod raw {
         pub fn SetUserIdAndSecContext(user: pg_sys::Oid, context: core::ffi::c_int);
         pub fn GetSessionUserId() -> pg_sys::Oid;
         pub fn IsLogicalWorker() -> bool;
+        pub fn pg_trigger_depth(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
         pub fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
         pub fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
         pub fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
@@ -61,6 +62,12 @@ pub fn session_user() -> pg_sys::Oid {
 pub fn in_apply_worker() -> bool {
     // SAFETY: as above.
     unsafe { raw::IsLogicalWorker() }
+}
+
+/// How deep trigger functions are nested: 1 in one of a statement that no trigger has made.
+pub fn trigger_depth() -> i32 {
+    // SAFETY: returns a variable, whatever its argument; never raises an error.
+    unsafe { raw::pg_trigger_depth(std::ptr::null_mut()).value() as i32 }
 }
 
 /// Draws the next value of a sequence without a privilege check.

@@ -122,9 +122,9 @@ impl Call {
 
     /// Says whether the AFTER UPDATE trigger of this name is to see the row that a BEFORE trigger lets through.
     ///
-    /// The executor decides by its own copy of the table's triggers, right after it has written the row. Where that is
-    /// not found, the trigger sees the row.
-    pub fn queue_update(&self, name: &'static CStr, wanted: bool) {
+    /// The executor decides by its own copy of the table's triggers, right after it has written the row. False where
+    /// that is not found: the trigger sees the row.
+    pub fn queue_update(&self, name: &'static CStr, wanted: bool) -> bool {
         let running = executor::running();
         // SAFETY: the statement runs, for it has called this trigger; what is remembered is of the same run.
         unsafe {
@@ -135,14 +135,21 @@ impl Call {
                 SIBLING.with(|cell| cell.set((running.number, own, sibling)));
             }
             if sibling.is_null() {
-                return;
+                return false;
             }
             const UPDATE: i16 = pg_sys::TRIGGER_TYPE_UPDATE as i16;
             match wanted {
                 true => (*sibling).tgtype |= UPDATE,
                 false => (*sibling).tgtype &= !UPDATE,
             }
+            true
         }
+    }
+
+    /// Is this a partition, whose rows may leave it?
+    pub fn is_partition(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { (*(*(*self.data).tg_relation).rd_rel).relispartition }
     }
 
     /// Are there other AFTER INSERT row triggers, besides the server's own?

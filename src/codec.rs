@@ -10,6 +10,7 @@ use crate::pg::shape::{Column, Form, Shape};
 use crate::pg::trigger::Values;
 use crate::pg::value;
 use crate::pg::value::text_datum;
+use crate::plain::{push_integer, push_numeric, push_timestamp};
 use crate::table::Table;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
@@ -19,10 +20,10 @@ use std::fmt::Write;
 fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
     // SAFETY (all arms): the datum is a non-null value of the column's type.
     match column.form {
-        Form::Int2 => drop(write!(out, "{}", datum.value() as i16)),
-        Form::Int4 => drop(write!(out, "{}", datum.value() as i32)),
-        Form::Int8 => drop(write!(out, "{}", datum.value() as i64)),
-        Form::Oid => drop(write!(out, "{}", datum.value() as u32)),
+        Form::Int2 => push_integer(out, (datum.value() as i16).into()),
+        Form::Int4 => push_integer(out, (datum.value() as i32).into()),
+        Form::Int8 => push_integer(out, datum.value() as i64),
+        Form::Oid => push_integer(out, (datum.value() as u32).into()),
         Form::Bool => out.push_str(if datum.value() as u8 != 0 { "true" } else { "false" }),
         // SAFETY: as above.
         Form::Text => push_text(out, unsafe { value::text(datum) }),
@@ -31,15 +32,37 @@ fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
             byte @ 1..=0x7f => push_json_string(out, char::from(byte).encode_utf8(&mut [0; 4])),
             byte => drop(write!(out, "\"\\\\{byte:03o}\"")),
         },
-        Form::Float | Form::Numeric => with_text(column, datum, |text| {
-            if text.as_bytes().last().is_some_and(u8::is_ascii_digit) {
-                out.push_str(text);
+        // SAFETY: as above.
+        Form::Numeric => unsafe {
+            value::with_bytes(datum, |stored| {
+                if !push_numeric(out, stored) {
+                    push_number_or_name(out, column, datum);
+                }
+            })
+        },
+        Form::Float => push_number_or_name(out, column, datum),
+        Form::Timestamp | Form::TimestampTz => {
+            out.push('"');
+            if push_timestamp(out, datum.value() as i64, column.form == Form::TimestampTz) {
+                out.push('"');
             } else {
-                push_text(out, text);
+                out.pop();
+                with_text(column, datum, |text| push_text(out, text));
             }
-        }),
+        }
         Form::Other => with_text(column, datum, |text| push_text(out, text)),
     }
+}
+
+/// Infinity and NaN are no JSON numbers.
+fn push_number_or_name(out: &mut String, column: &Column, datum: pg_sys::Datum) {
+    with_text(column, datum, |text| {
+        if text.as_bytes().last().is_some_and(u8::is_ascii_digit) {
+            out.push_str(text);
+        } else {
+            push_text(out, text);
+        }
+    });
 }
 
 fn push_text(out: &mut String, text: &str) {

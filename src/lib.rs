@@ -38,6 +38,7 @@ mod order;
 mod ownership;
 mod pending;
 mod pg;
+mod plain;
 mod records;
 mod recovery;
 mod release;

@@ -159,3 +159,26 @@ SELECT * FROM indexed();
 SELECT commit_changes(release => true) IS NOT NULL;
 SELECT * FROM indexed();
 SELECT * FROM check_claims();
+
+-- Texts that rowclaim makes without the server's output functions are the same.
+CREATE TABLE said (id int PRIMARY KEY, i int8, n numeric, t timestamp, z timestamptz, changed boolean);
+SET TimeZone = 'UTC';
+SET DateStyle = ISO;
+INSERT INTO said
+SELECT g, (g - 2000) * 4611686018427387::bigint,
+       CASE g % 4 WHEN 0 THEN round((g - 1000) * 1e7 / 7, g % 23 - 3) WHEN 1 THEN (g - 2000) * 10::numeric ^ (g % 60 - 30)
+                  WHEN 2 THEN trunc((g - 2000) / 3.0, 40) / 10::numeric ^ (g % 80) ELSE g * 10::numeric ^ (g % 90) END,
+       timestamp '0001-01-01' + g * interval '913 days 07:08:09' + g % 7 * g * interval '1 microsecond',
+       timestamptz '9999-12-31 23:59:59.99+00' - g * interval '1 year 30 days' - g % 3 * interval '0.1 seconds'
+FROM generate_series(0, 4000) g;
+INSERT INTO said (id, n, t, z)
+SELECT -row_number() OVER (), n::numeric, t::timestamp, t::timestamptz
+FROM unnest('{0,0.00,-0.0,NaN,-Infinity,1e-16383,-9999.99990000,10000,99999999}'::text[],
+            '{infinity,-infinity,0001-01-01,0001-01-01 BC,9999-12-31 23:59:59.999999,10000-01-01,4714-11-24 BC,2000-02-29 12:34:56.000001,1999-12-31 23:59:59.999999}'::text[]) u(n, t);
+SELECT enable_claims('said', 'auto');
+UPDATE said SET changed = true;
+SELECT count(*), count(*) FILTER (WHERE i::text IS DISTINCT FROM base->>'i'),
+       count(*) FILTER (WHERE n::text IS DISTINCT FROM base->>'n'),
+       count(*) FILTER (WHERE t::text IS DISTINCT FROM base->>'t'), count(*) FILTER (WHERE z::text IS DISTINCT FROM base->>'z')
+FROM said JOIN (SELECT key, base::json FROM rowclaim.draft_row) d ON d.key = format('{"id":%s}', id);
+SELECT discard_changes();

@@ -19,6 +19,8 @@ pub enum Form {
     Bool,
     Text,
     Char,
+    Timestamp,
+    TimestampTz,
     Other,
 }
 
@@ -260,6 +262,8 @@ fn form_of(base: pg_sys::Oid) -> Form {
         // xml is stored as text; its output function would leave the declaration out.
         pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::XMLOID => Form::Text,
         pg_sys::CHAROID => Form::Char,
+        pg_sys::TIMESTAMPOID => Form::Timestamp,
+        pg_sys::TIMESTAMPTZOID => Form::TimestampTz,
         _ => Form::Other,
     }
 }

@@ -24,6 +24,23 @@ pub unsafe fn text<'a>(datum: pg_sys::Datum) -> &'a str {
     std::str::from_utf8(bytes).unwrap_or_else(|_| pgrx::error!("text value is not valid UTF-8"))
 }
 
+/// Calls `body` with the bytes of a varlena.
+///
+/// # Safety
+/// `datum` is a non-null varlena.
+pub unsafe fn with_bytes<T>(datum: pg_sys::Datum, body: impl FnOnce(&[u8]) -> T) -> T {
+    let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+    let packed = match varatt_is_1b_e(stored) || varatt_is_4b_c(stored) {
+        true => pg_sys::pg_detoast_datum_packed(stored),
+        false => stored,
+    };
+    let result = body(std::slice::from_raw_parts(vardata_any(packed) as *const u8, varsize_any_exhdr(packed)));
+    if packed != stored {
+        pg_sys::pfree(packed.cast());
+    }
+    result
+}
+
 /// The bytes of a `bytea` datum.
 ///
 /// # Safety

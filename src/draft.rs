@@ -220,13 +220,18 @@ pub fn touch(draft: DraftKey) -> Touch {
     let store = headers();
     let touch = loop {
         let Some(found) = find_header(&store, draft) else { break Touch::Closed };
-        match store.try_lock(&found) {
-            Locked::Done => {
-                let mut row = found.row();
-                row[TOUCHED_AT] = Some(pg_sys::Datum::from(xact::clock()));
+        let mut row = found.row();
+        row[TOUCHED_AT] = Some(pg_sys::Datum::from(xact::clock()));
+        let mut taken = store.try_update(&found, &row);
+        if taken == Locked::Taken {
+            // So it seems, too, where this transaction has locked it before.
+            taken = store.try_lock(&found);
+            if taken == Locked::Done {
                 store.update(&found, &row);
-                break Touch::Keep;
             }
+        }
+        match taken {
+            Locked::Done => break Touch::Keep,
             Locked::Taken => break Touch::Move,
             Locked::Changed => {}
         }

@@ -85,12 +85,12 @@ impl SqlCall {
     pub fn row(&self, values: &mut [Option<pg_sys::Datum>]) -> pg_sys::Datum {
         // SAFETY: one value per attribute of the declared result type.
         unsafe {
-            let mut desc: pg_sys::TupleDesc = std::ptr::null_mut();
-            pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut desc);
-            pg_sys::BlessTupleDesc(desc);
+            // The type cache's own descriptor: its type is declared by name.
+            let desc = pg_sys::lookup_rowtype_tupdesc(pg_sys::get_func_rettype((*(*self.fcinfo).flinfo).fn_oid), -1);
             let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
             let mut datums: Vec<_> = values.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
             let tuple = pg_sys::heap_form_tuple(desc, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::DecrTupleDescRefCount(desc);
             pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
         }
     }

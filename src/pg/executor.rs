@@ -135,12 +135,46 @@ pub fn running() -> Running {
     RUNNING.with(Cell::get)
 }
 
+/// A trigger in the executor's own copy of its table's triggers.
+#[derive(Clone, Copy)]
+pub struct Sibling {
+    desc: *mut pg_sys::TriggerDesc,
+    trigger: *mut pg_sys::Trigger,
+    /// No other AFTER UPDATE row trigger is there.
+    alone: bool,
+}
+
+impl Sibling {
+    /// Says whether the trigger, an AFTER row trigger, is to see updates. If none does, the executor does not look at the
+    /// old row again.
+    ///
+    /// # Safety
+    /// The statement still runs.
+    pub unsafe fn see_updates(&self, wanted: bool) {
+        const UPDATE: i16 = pg_sys::TRIGGER_TYPE_UPDATE as i16;
+        match wanted {
+            true => (*self.trigger).tgtype |= UPDATE,
+            false => (*self.trigger).tgtype &= !UPDATE,
+        }
+        (*self.desc).trig_update_after_row = wanted || !self.alone;
+    }
+}
+
+/// Is it an AFTER UPDATE row trigger?
+fn sees_updates(trigger: &pg_sys::Trigger) -> bool {
+    const KIND: u32 = pg_sys::TRIGGER_TYPE_ROW
+        | pg_sys::TRIGGER_TYPE_BEFORE
+        | pg_sys::TRIGGER_TYPE_INSTEAD
+        | pg_sys::TRIGGER_TYPE_UPDATE;
+    trigger.tgtype as u32 & KIND == pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_UPDATE
+}
+
 impl Running {
     /// The trigger that precedes or follows another one in the executor's own copy of its table's triggers, by name.
     ///
     /// # Safety
     /// The statement still runs.
-    pub unsafe fn sibling(&self, trigger: *const pg_sys::Trigger, name: &CStr) -> Option<*mut pg_sys::Trigger> {
+    pub unsafe fn sibling(&self, trigger: *const pg_sys::Trigger, name: &CStr) -> Option<Sibling> {
         if self.estate.is_null() {
             return None;
         }
@@ -155,7 +189,9 @@ impl Running {
                 }
                 let all = std::slice::from_raw_parts_mut((*desc).triggers, (*desc).numtriggers as usize);
                 if all.as_ptr_range().contains(&trigger) {
-                    return all.iter_mut().find(|t| CStr::from_ptr(t.tgname) == name).map(std::ptr::from_mut);
+                    let place = all.iter().position(|t| CStr::from_ptr(t.tgname) == name)?;
+                    let alone = !all.iter().enumerate().any(|(other, t)| other != place && sees_updates(t));
+                    return Some(Sibling { desc, trigger: &mut all[place], alone });
                 }
             }
         }

@@ -23,8 +23,8 @@ pub struct Call {
 
 thread_local! {
     // Of the run that called last: its number, the calling trigger and that of Call::queue_update().
-    static SIBLING: Cell<(u64, *mut pg_sys::Trigger, *mut pg_sys::Trigger)> =
-        const { Cell::new((0, std::ptr::null_mut(), std::ptr::null_mut())) };
+    static SIBLING: Cell<(u64, *mut pg_sys::Trigger, Option<executor::Sibling>)> =
+        const { Cell::new((0, std::ptr::null_mut(), None)) };
 }
 
 /// A deformed tuple of a trigger call.
@@ -131,18 +131,13 @@ impl Call {
             let own = (*self.data).tg_trigger;
             let (number, of, mut sibling) = SIBLING.with(Cell::get);
             if number != running.number || of != own {
-                sibling = running.sibling(own, name).unwrap_or(std::ptr::null_mut());
+                sibling = running.sibling(own, name);
                 SIBLING.with(|cell| cell.set((running.number, own, sibling)));
             }
-            if sibling.is_null() {
-                return false;
+            if let Some(sibling) = sibling {
+                sibling.see_updates(wanted);
             }
-            const UPDATE: i16 = pg_sys::TRIGGER_TYPE_UPDATE as i16;
-            match wanted {
-                true => (*sibling).tgtype |= UPDATE,
-                false => (*sibling).tgtype &= !UPDATE,
-            }
-            true
+            sibling.is_some()
         }
     }
 
@@ -251,11 +246,8 @@ impl Call {
         if !own {
             return false;
         }
-        let places = set.map(|(index, _)| place(tuple, storage, index));
-        if places.iter().any(Option::is_none) {
-            return false;
-        }
-        for ((index, value), place) in set.iter().zip(places.into_iter().flatten()) {
+        let Some(places) = places(tuple, storage, set.map(|(index, _)| index)) else { return false };
+        for ((index, value), place) in set.iter().zip(places) {
             match storage[*index].len {
                 8 => place.cast::<i64>().write_unaligned(value.value() as i64),
                 _ => place.cast::<i32>().write_unaligned(value.value() as i32),
@@ -277,24 +269,28 @@ pub fn in_parallel_worker() -> bool {
 
 pub use super::ffi::in_apply_worker;
 
-/// Where attribute `index` of a tuple is; `None` if it is NULL or left out.
+/// Where some attributes of a tuple are; `None` if one of them is NULL or left out.
 ///
 /// # Safety
 /// The tuple is valid and its attributes are stored as `storage` says.
-unsafe fn place(tuple: pg_sys::HeapTuple, storage: &[Storage], index: usize) -> Option<*mut u8> {
+unsafe fn places<const N: usize>(
+    tuple: pg_sys::HeapTuple,
+    storage: &[Storage],
+    wanted: [usize; N],
+) -> Option<[*mut u8; N]> {
     let header = (*tuple).t_data;
-    if index >= ((*header).t_infomask2 as u32 & pg_sys::HEAP_NATTS_MASK) as usize {
-        return None;
-    }
+    let natts = ((*header).t_infomask2 as u32 & pg_sys::HEAP_NATTS_MASK) as usize;
     let bits = (*header).t_bits.as_ptr();
     let has_nulls = u32::from((*header).t_infomask) & pg_sys::HEAP_HASNULL != 0;
     let is_null = |i: usize| has_nulls && *bits.add(i / 8) & (1 << (i % 8)) == 0;
-    if is_null(index) {
+    if wanted.iter().any(|&index| index >= natts || is_null(index)) {
         return None;
     }
+    let last = wanted.iter().copied().max()?;
     let data = header.cast::<u8>().add((*header).t_hoff as usize);
+    let mut places = [data; N];
     let mut offset = 0;
-    for (i, attribute) in storage.iter().enumerate().take(index + 1) {
+    for (i, attribute) in storage.iter().enumerate().take(last + 1) {
         if is_null(i) {
             continue;
         }
@@ -303,8 +299,11 @@ unsafe fn place(tuple: pg_sys::HeapTuple, storage: &[Storage], index: usize) -> 
         if !short {
             offset = offset.next_multiple_of(attribute.align);
         }
-        if i < index {
-            let here = data.add(offset);
+        let here = data.add(offset);
+        for (place, _) in places.iter_mut().zip(wanted).filter(|(_, index)| *index == i) {
+            *place = here;
+        }
+        if i < last {
             offset += match attribute.len {
                 -1 => varsize_any(here.cast()),
                 -2 => CStr::from_ptr(here.cast()).to_bytes_with_nul().len(),
@@ -312,5 +311,5 @@ unsafe fn place(tuple: pg_sys::HeapTuple, storage: &[Storage], index: usize) -> 
             };
         }
     }
-    Some(data.add(offset))
+    Some(places)
 }

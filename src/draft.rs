@@ -170,6 +170,18 @@ pub fn header(draft: DraftKey) -> Option<(String, i64)> {
 
 /// What the stamp of a row of `table` means to the actor `me`.
 pub fn status(table: &Table, stamp: Option<i64>, me: &Rc<str>) -> Stamp {
+    status_and(table, stamp, me, |_, _, _| {})
+}
+
+/// As [`status`] of a row that `me` is about to write: an earlier draft of mine is taken, as by [`touch`].
+pub fn status_to_write(table: &Table, stamp: Option<i64>, me: &Rc<str>) -> Stamp {
+    status_and(table, stamp, me, |store, draft, header| {
+        take(store, draft, Some(header));
+    })
+}
+
+/// `mine` is told of a draft of mine that is seen for the first time.
+fn status_and(table: &Table, stamp: Option<i64>, me: &Rc<str>, mine: impl FnOnce(&Store, DraftKey, Found)) -> Stamp {
     let Some(id) = stamp else { return Stamp::Clean };
     // What commits with the transaction has no header that could be closed.
     let known = with(|tx| {
@@ -191,35 +203,42 @@ pub fn status(table: &Table, stamp: Option<i64>, me: &Rc<str>) -> Stamp {
         Some(_) => return Stamp::Mine,
         None => {}
     }
-    match header(draft) {
-        None => {
-            // What this transaction closed itself is open again if it rolls back.
-            if !with(|tx| tx.closed.iter().any(|(d, _)| *d == draft)) {
-                CLOSED.with(|closed| {
-                    let mut closed = closed.borrow_mut();
-                    if closed.len() >= CLOSED_MAX {
-                        closed.clear();
-                    }
-                    closed.insert(draft);
-                });
-            }
-            Stamp::Clean
+    let store = headers();
+    let Some(header) = find_header(&store, draft) else {
+        // What this transaction closed itself is open again if it rolls back.
+        if !with(|tx| tx.closed.iter().any(|(d, _)| *d == draft)) {
+            CLOSED.with(|closed| {
+                let mut closed = closed.borrow_mut();
+                if closed.len() >= CLOSED_MAX {
+                    closed.clear();
+                }
+                closed.insert(draft);
+            });
         }
-        Some((owner, _)) if owner == **me => Stamp::Mine,
-        Some((owner, _)) => Stamp::Other(owner),
+        return Stamp::Clean;
+    };
+    let owner = header.text(2).unwrap_or_default();
+    if owner != **me {
+        return Stamp::Other(owner);
     }
+    mine(&store, draft, header);
+    Stamp::Mine
 }
 
 /// Takes an earlier draft of mine for this transaction, once per transaction and draft, so that a
 /// commit from another session waits for this one. Never waits itself: parallel sessions of one
 /// actor that write to rows of one draft do not meet.
 pub fn touch(draft: DraftKey) -> Touch {
-    if let Some(touch) = with(|tx| tx.touched.get(&draft).map(|t| t.0)) {
-        return touch;
+    match with(|tx| tx.touched.get(&draft).map(|t| t.0)) {
+        Some(touch) => touch,
+        None => take(&headers(), draft, None),
     }
-    let store = headers();
+}
+
+/// [`touch`] for the first time; `header` was found already.
+fn take(store: &Store, draft: DraftKey, mut header: Option<Found>) -> Touch {
     let touch = loop {
-        let Some(found) = find_header(&store, draft) else { break Touch::Closed };
+        let Some(found) = header.take().or_else(|| find_header(store, draft)) else { break Touch::Closed };
         let mut row = found.row();
         row[TOUCHED_AT] = Some(pg_sys::Datum::from(xact::clock()));
         let mut taken = store.try_update(&found, &row);

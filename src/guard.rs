@@ -92,15 +92,17 @@ fn update(call: &Call) -> Result<pg_sys::Datum> {
     let changed = changes(&table, old, new);
     // A generated key column has its new value only once the row is written.
     let key_known = !changed.key && table.key.iter().all(|&index| table.column(index).is_some());
-    let mut stamp = draft::status(&table, draft, &me);
-    note_again(&table, &stamp);
-
     let given = version_of(&table, new);
     let next = version.checked_add(1);
     let takes_owner = !same(&table, table.owner_column, old, new);
     let takes_draft = !same(&table, table.draft_column, old, new);
     // Who counts the version himself has changed the row: he must find his number there.
     let counts = changed.tracked || next.is_some() && given == next;
+    let mut stamp = match counts {
+        true => draft::status_to_write(&table, draft, &me),
+        false => draft::status(&table, draft, &me),
+    };
+    note_again(&table, &stamp);
     let only_untracked = changed.untracked && !counts;
     if settings::enforce() && !only_untracked {
         check_hold(&table, old, &stamp, &me, takes_owner || takes_draft)?;

@@ -82,7 +82,7 @@ impl Leaf {
     /// To be closed with [`Leaf::close`], or left to the (sub)transaction's abort.
     pub unsafe fn open(relid: pg_sys::Oid, shape: Rc<Shape>, index: Option<pg_sys::Oid>, fire: Fire) -> Leaf {
         let relation = pg_sys::table_open(relid, pg_sys::RowExclusiveLock as i32);
-        let index = index.map(|index| Index::open(index));
+        let index = index.map(|index| Index::open(index, &shape));
         // Callers work in scratch contexts that are emptied between rows.
         let outer = std::mem::replace(
             &mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext),

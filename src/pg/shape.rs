@@ -4,8 +4,9 @@ use super::ffi::{attribute, primary_key_index};
 use super::spi::{self, Arg, Sees};
 use super::value::Storage;
 use pgrx::pg_sys;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::CStr;
+use std::rc::Rc;
 
 /// How a column's values are written as JSON.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -71,6 +72,8 @@ pub struct Shape {
     pub key: Vec<usize>,
     /// Invalid without a primary key.
     pub key_index: pg_sys::Oid,
+    /// The equality functions of its columns, once a row was looked for.
+    pub key_equal: OnceCell<Rc<[pg_sys::Oid]>>,
     /// By attribute index; `None` for dropped, generated and ownership columns.
     pub columns: Vec<Option<Column>>,
     /// The names of generated columns.
@@ -166,6 +169,7 @@ impl Shape {
             natts,
             key: if key_index == pg_sys::InvalidOid { Vec::new() } else { index_columns(key_index) },
             key_index,
+            key_equal: OnceCell::new(),
             columns,
             generated,
             storage,

@@ -2,16 +2,17 @@
 
 use super::{InProgress, Leaf, Look, Written};
 use crate::pg::ffi::primary_key_index;
-use crate::pg::shape::index_columns;
+use crate::pg::shape::{index_columns, Shape};
 use crate::pg::xact::Moment;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::rc::Rc;
 
 /// A unique index rows are found by.
 pub(super) struct Index {
     pub(super) relation: pg_sys::Relation,
     /// Equality function per column.
-    equal: Vec<pg_sys::Oid>,
+    equal: Rc<[pg_sys::Oid]>,
     /// The scan of [`Leaf::seek`].
     pub(super) scan: Option<Scan>,
 }
@@ -165,16 +166,10 @@ impl Leaf {
 }
 
 impl Index {
-    pub(super) unsafe fn open(oid: pg_sys::Oid) -> Index {
+    pub(super) unsafe fn open(oid: pg_sys::Oid, shape: &Shape) -> Index {
         let relation = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as i32);
-        let equal = (0..(*(*relation).rd_index).indnkeyatts as usize)
-            .map(|i| {
-                let typ = *(*relation).rd_opcintype.add(i);
-                let family = *(*relation).rd_opfamily.add(i);
-                let strategy = pg_sys::BTEqualStrategyNumber as i16;
-                pg_sys::get_opcode(pg_sys::get_opfamily_member(family, typ, typ, strategy))
-            })
-            .collect();
+        let equal = || equality(relation);
+        let equal = if oid == shape.key_index { shape.key_equal.get_or_init(equal).clone() } else { equal() };
         Index { relation, equal, scan: None }
     }
 
@@ -202,6 +197,17 @@ impl Index {
         #[cfg(feature = "pg18")]
         return pg_sys::index_beginscan(table, self.relation, snapshot, std::ptr::null_mut(), count, 0);
     }
+}
+
+/// The equality function of each column of an index.
+unsafe fn equality(index: pg_sys::Relation) -> Rc<[pg_sys::Oid]> {
+    (0..(*(*index).rd_index).indnkeyatts as usize)
+        .map(|i| {
+            let typ = *(*index).rd_opcintype.add(i);
+            let family = *(*index).rd_opfamily.add(i);
+            pg_sys::get_opcode(pg_sys::get_opfamily_member(family, typ, typ, pg_sys::BTEqualStrategyNumber as i16))
+        })
+        .collect()
 }
 
 impl Scan {

@@ -157,3 +157,26 @@ SELECT whole_reads();
 COMMIT;
 SELECT count(*) FROM many WHERE n IS NOT NULL OR row_draft IS NOT NULL;
 SELECT * FROM check_claims();
+-- A parallel query of a trigger finds what the running statement has put into the draft, in its workers too.
+RESET rowclaim.actor;
+CREATE TABLE wide (id int PRIMARY KEY, n int);
+INSERT INTO wide SELECT i, 0 FROM generate_series(1, 3) i;
+SELECT enable_claims('wide', 'auto');
+CREATE FUNCTION dirty(int) RETURNS bigint LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN (SELECT count(*) FROM rowclaim.drafts WHERE target = 'wide'::regclass);
+END $$;
+CREATE FUNCTION say_dirty() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    seen bigint;
+BEGIN
+    EXECUTE 'SELECT min(dirty(n)) FROM wide' INTO seen;
+    RAISE INFO '% dirty', seen;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER zz AFTER UPDATE ON wide FOR EACH STATEMENT EXECUTE FUNCTION say_dirty();
+SET min_parallel_table_scan_size = 0;
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET parallel_leader_participation = off;
+UPDATE wide SET n = 1;

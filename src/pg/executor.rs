@@ -243,8 +243,12 @@ unsafe extern "C-unwind" fn on_run(query: *mut pg_sys::QueryDesc, direction: pg_
     }
 }
 
-/// Does a statement read a table, or write it? What the functions it calls do is done by statements of theirs.
+/// Does a statement read a table, or write it? What the functions it calls do is done by statements of theirs, but in the
+/// workers of a parallel query nothing waits.
 unsafe fn reads(query: *mut pg_sys::QueryDesc, table: pg_sys::Oid) -> bool {
+    if (*(*query).plannedstmt).parallelModeNeeded {
+        return true;
+    }
     let list = (*(*query).plannedstmt).relationOids;
     !list.is_null() && (0..(*list).length as usize).any(|i| (*(*list).elements.add(i)).oid_value == table)
 }

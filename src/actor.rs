@@ -1,9 +1,9 @@
 //! Who is acting: the login role, or the user named by `rowclaim.actor`.
 
 use crate::pg::ffi::session_user;
+use crate::pg::session::Kept;
 use crate::settings;
 use pgrx::pg_sys;
-use std::cell::RefCell;
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ struct Known {
 }
 
 thread_local! {
-    static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+    static KNOWN: Kept<Option<Known>> = const { Kept::new(None) };
 }
 
 /// The actor of this moment. Only roles that may SET `rowclaim.actor` can make it differ from

@@ -14,6 +14,7 @@ use crate::key::{key_datums, Key};
 use crate::lease::Ttl;
 use crate::pg::call::SqlCall;
 use crate::pg::ddl;
+use crate::pg::memory::{check_in_loop, collect, room};
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
@@ -107,7 +108,7 @@ sql_function! {
         ttl: ttl(call, 2)?,
         version: call.arg(3),
         wait: wait(call, 4)?,
-        reason: call.arg(5),
+        reason: call.text(5),
         steal: false,
     }))
 }
@@ -116,7 +117,7 @@ sql_function! {
     /// `steal_row(target, key, reason, ttl)`.
     pg_finfo_rowclaim_steal_row, rowclaim_steal_row, |call| grant(call, || Ok(Wish {
         ttl: ttl(call, 3)?,
-        reason: call.arg(2),
+        reason: call.text(2),
         steal: true,
         ..Wish::default()
     }))
@@ -133,8 +134,8 @@ fn elements(call: SqlCall, n: usize) -> Option<(Vec<Option<pg_sys::Datum>>, pg_s
         pg_sys::get_typlenbyvalalign(typ, &mut len, &mut by_value, &mut align);
         let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
         pg_sys::deconstruct_array(array, typ, len.into(), by_value, align, &mut values, &mut nulls, &mut count);
-        let list = (0..count as usize).map(|i| (!*nulls.add(i)).then(|| *values.add(i))).collect();
-        Some((list, typ))
+        let list = (0..count as usize).map(|i| (!*nulls.add(i)).then(|| *values.add(i)));
+        Some((collect(list), typ))
     }
 }
 
@@ -151,13 +152,17 @@ fn claim_rows(call: SqlCall) -> Result<pg_sys::Datum> {
     if list.len() > KEYS_MAX {
         return Err(invalid("keys", format!("{} keys in one call are more than {KEYS_MAX}", list.len())));
     }
-    let versions =
-        elements(call, 3).map(|(v, _)| v.into_iter().map(|d| d.map(|d| d.value() as i64)).collect::<Vec<_>>());
+    let versions = elements(call, 3).map(|(versions, _)| versions);
     if versions.as_ref().is_some_and(|v| v.len() != list.len()) {
         return Err(invalid("versions", "versions must have one element per key"));
     }
-    let keys = list.into_iter().map(|datum| Key::from_datum(&table, datum, typ)).collect::<Result<Vec<_>>>()?;
-    let wish = Wish { ttl: ttl(call, 2)?, wait: wait(call, 4)?, reason: call.arg(5), ..Wish::default() };
+    let mut keys = Vec::new();
+    room(&mut keys, list.len());
+    for datum in list {
+        check_in_loop();
+        keys.push(Key::from_datum(&table, datum, typ)?);
+    }
+    let wish = Wish { ttl: ttl(call, 2)?, wait: wait(call, 4)?, reason: call.text(5), ..Wish::default() };
     let set = call.set();
     claims::claim_rows(relid, keys, versions, &wish, |key, outcome| {
         let [status, owner, token, claimed_at, expires_at, row_version, message] = fields(outcome);
@@ -202,16 +207,16 @@ sql_function! {
     /// `release_actor(actor, reason)`.
     pg_finfo_rowclaim_release_actor, rowclaim_release_actor, |call| (|| {
         xact::writes(c"release_actor()");
-        let who: String = call.arg(0).ok_or_else(|| invalid("actor", "the actor is null"))?;
+        let who = call.text(0).ok_or_else(|| invalid("actor", "the actor is null"))?;
         if who.is_empty() || who.len() > ACTOR_MAX || who.chars().any(char::is_control) {
             return Err(invalid("actor", "an actor is 1 to 255 bytes without control characters"));
         }
-        Ok(call.value(release::release_actor(&who, call.arg::<String>(1).as_deref())?))
+        Ok(call.value(release::release_actor(&who, call.text(1).as_deref())?))
     })()
 }
 
 fn journal_name(call: SqlCall, n: usize) -> Result<String> {
-    call.arg(n).ok_or_else(|| invalid("journal", "the journal is null"))
+    call.text(n).ok_or_else(|| invalid("journal", "the journal is null"))
 }
 
 sql_function! {
@@ -222,7 +227,7 @@ sql_function! {
         if base.is_some_and(|base| base < 0) {
             return Err(invalid("base", "base must not be negative"));
         }
-        let seq = commit::commit_changes(call.arg(0), base, &journal_name(call, 2)?, call.arg(3).unwrap_or(false))?;
+        let seq = commit::commit_changes(call.text(0), base, &journal_name(call, 2)?, call.arg(3).unwrap_or(false))?;
         Ok(call.value(seq))
     })()
 }
@@ -231,7 +236,7 @@ sql_function! {
     /// `discard_changes(journal, target, key)`.
     pg_finfo_rowclaim_discard_changes, rowclaim_discard_changes, |call| (|| {
         xact::writes(c"discard_changes()");
-        let key: Option<String> = call.arg(2);
+        let key = call.text(2);
         Ok(call.value(restore::discard_changes(&journal_name(call, 0)?, call.arg(1), key.as_deref())?))
     })()
 }
@@ -270,7 +275,7 @@ sql_function! {
     /// `enable_claims(…)`.
     pg_finfo_rowclaim_enable_claims, rowclaim_enable_claims, |call| (|| {
         xact::writes(c"enable_claims()");
-        let name = |n, what| call.arg::<String>(n).ok_or_else(|| invalid(what, format!("{what} is null")));
+        let name = |n, what| call.text(n).ok_or_else(|| invalid(what, format!("{what} is null")));
         let column = |n, what| {
             call.datum(n)
                 .map(enable::name_text)
@@ -306,7 +311,7 @@ sql_function! {
     /// `create_journal(name, require_current)`.
     pg_finfo_rowclaim_create_journal, rowclaim_create_journal, |call| (|| {
         xact::writes(c"create_journal()");
-        let name: String = call.arg(0).ok_or_else(|| invalid("name", "the name is null"))?;
+        let name = call.text(0).ok_or_else(|| invalid("name", "the name is null"))?;
         enable::create_journal(&name, call.arg(1).unwrap_or(false))?;
         Ok(call.null())
     })()
@@ -400,7 +405,7 @@ fn pull(call: SqlCall) -> Result<pg_sys::Datum> {
          FROM rowclaim.pull($1::text::name, $2, $3, $4)",
         &[
             Arg::str(&caller),
-            Arg::text(call.arg::<String>(0)),
+            Arg::text(call.text(0)),
             Arg::text(journal_name(call, 1)?),
             Arg(pg_sys::INT4OID, call.datum(2)),
         ],
@@ -422,7 +427,7 @@ sql_function! {
         let caller = caller_name();
         spi::run("SELECT rowclaim.ack($1::text::name, $2, $3, $4)", &[
             Arg::str(&caller),
-            Arg::text(call.arg::<String>(0)),
+            Arg::text(call.text(0)),
             Arg::i64(call.arg::<i64>(1)),
             Arg::text(journal_name(call, 2)?),
         ]);
@@ -436,7 +441,7 @@ sql_function! {
         xact::writes(c"detach_consumer()");
         let detached = spi::first(
             "SELECT rowclaim.detach($1::text::name, $2, $3)",
-            &[Arg::str(&caller_name()), Arg::text(call.arg::<String>(0)), Arg::text(journal_name(call, 1)?)],
+            &[Arg::str(&caller_name()), Arg::text(call.text(0)), Arg::text(journal_name(call, 1)?)],
             Sees::Latest,
             |row| row.get::<bool>(1),
         );
@@ -461,7 +466,7 @@ sql_function! {
 sql_function! {
     /// The present row under a canonical key as JSON.
     pg_finfo_rowclaim_row_image, rowclaim_row_image, |call| (|| {
-        let key: String = call.arg(1).ok_or_else(|| invalid("key", "the key is null"))?;
+        let key = call.text(1).ok_or_else(|| invalid("key", "the key is null"))?;
         let mut rows = Rows::open(target(call, 0)?)?;
         let datums = key_datums(&rows.table, &key)?;
         if rows.find(&datums, Look::Latest)?.is_none() {
@@ -478,7 +483,7 @@ sql_function! {
     /// A row image as the present column types write it.
     pg_finfo_rowclaim_recode_image, rowclaim_recode_image, |call| (|| {
         let table = Table::enabled(target(call, 0)?)?;
-        let image: String = call.arg(1).ok_or_else(|| invalid("image", "the image is null"))?;
+        let image = call.text(1).ok_or_else(|| invalid("image", "the image is null"))?;
         Ok(text_datum(&codec::recode(&table, &image)?))
     })()
 }

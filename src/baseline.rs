@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::journal::{Journal, PART_BYTES, PART_CHANGES};
 use crate::ownership::version_of;
-use crate::pg::memory::Scratch;
+use crate::pg::memory::{check_in_loop, ensure, ensure_parsed, push, room, Scratch};
 use crate::pg::owner::AsOwner;
 use crate::pg::scan::scan_all;
 use crate::pg::spi::{self, Arg, Cursor, Sees};
@@ -45,6 +45,10 @@ impl Parts {
     fn push(&mut self, change: &str) {
         if self.changes == PART_CHANGES || self.changes > 0 && self.text.len() + change.len() >= PART_BYTES {
             self.end();
+        }
+        // It doubles as it grows.
+        if self.text.capacity() - self.text.len() <= change.len() + 1 {
+            ensure(2 * (self.text.len() + change.len() + 2));
         }
         self.text.push(if self.changes == 0 { '[' } else { ',' });
         self.text.push_str(change);
@@ -103,7 +107,7 @@ pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
          WHERE c.relkind = 'r' AND (c.oid = $1 OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t))",
         &[Arg::oid(target)],
         Sees::Latest,
-        |row| leaves.extend(row.oid(1).map(|oid| (oid, row.get::<f64>(2).unwrap_or(0.0)))),
+        |row| push(&mut leaves, (row.oid(1).unwrap_or(pg_sys::InvalidOid), row.get::<f64>(2).unwrap_or(0.0))),
     );
     for (leaf, _) in &leaves {
         // SAFETY: as above; TRUNCATE would empty them under the snapshot.
@@ -118,10 +122,11 @@ pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
         "SELECT seq FROM rowclaim.journal WHERE journal = $1 AND seq > $2 AND part = 1",
         &[Arg::str(&journal.name), Arg::i64(seen)],
         at,
-        |row| also_seen.extend(row.i64(1)),
+        |row| push(&mut also_seen, row.i64(1).unwrap_or_default()),
     );
     let mut open = HashSet::new();
     spi::query("SELECT id FROM rowclaim.draft WHERE journal_id = $1", &[Arg::i32(journal.id)], at, |row| {
+        room(&mut open, 1);
         open.extend(row.i64(1));
     });
     let expected = leaves.iter().map(|leaf| leaf.1).sum();
@@ -150,6 +155,7 @@ pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
 
 impl Baseline {
     fn emit(&mut self, image: &str, version: i64) -> Result<()> {
+        ensure(3 * image.len());
         let key = codec::key_in_image(&self.table, &image::parse_image(image)?);
         let change = diff::change(Op::Insert, &self.name, &key, None, Some(image), version);
         codec::check_size(&self.table, &change);
@@ -181,6 +187,7 @@ impl Baseline {
             match store.find_at(table.root, &key, moment).map(|found| Entry::of(&found)) {
                 // Uncommitted: as the row was, with what its draft has not touched.
                 Some(Entry { base: Some(base), version, .. }) => {
+                    ensure(4 * (base.len() + image.len()));
                     let base = image::object(&codec::tracked(&self.table, &image::parse_image(&base)?));
                     self.emit(&image::fill_missing(&base, &image)?, version.unwrap_or(1))
                 }
@@ -208,6 +215,7 @@ impl Baseline {
                 return Ok(());
             }
             for (key, base, version) in page {
+                check_in_loop();
                 self.emit(&base, version.unwrap_or(1))?;
                 last = key;
             }
@@ -237,8 +245,10 @@ fn catch_up(parts: &mut Parts, journal: &Journal, name: &str, after: i64, before
 
 fn push_changes_of(parts: &mut Parts, name: &str, text: &str) -> Result<()> {
     let malformed = |error: serde_json::Error| Error::InvalidChangeset { problem: error.to_string() };
+    ensure_parsed(text);
     for raw in serde_json::from_str::<Vec<&RawValue>>(text).map_err(malformed)? {
         let change: Change = serde_json::from_str(raw.get()).map_err(malformed)?;
+        check_in_loop();
         if change.table == name {
             parts.push(raw.get());
         }

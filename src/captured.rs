@@ -1,5 +1,6 @@
 //! What a transaction has done to rows, in order of happening, for its changesets: kept as texts, for they may be millions.
 
+use crate::pg::memory::room;
 use crate::pg::spool::Spool;
 use crate::table;
 use pgrx::pg_sys;
@@ -46,7 +47,8 @@ impl Event<'_> {
     /// As a text: keys, images and changes are JSON as the codec writes it, without a line feed.
     fn text(&self) -> String {
         let fields = |root: pg_sys::Oid, first: &str, second: &str, more: usize| {
-            let mut text = String::with_capacity(first.len() + second.len() + more + 16);
+            let mut text = String::new();
+            room(&mut text, first.len() + second.len() + more + 16);
             let _ = write!(text, "{}", root.to_u32());
             for field in [first, second] {
                 text.push('\n');

@@ -13,6 +13,7 @@ use crate::holder;
 use crate::key::Key;
 use crate::ownership::Ownership;
 use crate::pg::call::SqlCall;
+use crate::pg::memory::check_in_loop;
 use crate::pg::owner::AsOwner;
 use crate::pg::row::{Look, Rows, Written};
 use crate::pg::scan::scan_all;
@@ -97,7 +98,7 @@ fn repair_row(target: pg_sys::Oid, key: &str) -> Result<()> {
     let text = key.text(&table);
     let store = entries();
     loop {
-        pgrx::check_for_interrupts!();
+        check_in_loop();
         xact::bump_command();
         let there = rows.find_and_lock(&key.datums)?;
         let entry = store.find(table.root, &text);
@@ -197,7 +198,7 @@ sql_function! {
     /// `rowclaim.repair_row(target, key)`.
     pg_finfo_rowclaim_repair_row, rowclaim_repair_row, |call| (|| {
         xact::writes(c"repair_row()");
-        let key: String = call.arg(1).ok_or_else(|| invalid("key", "the key is null"))?;
+        let key = call.text(1).ok_or_else(|| invalid("key", "the key is null"))?;
         repair_row(target(call, 0)?, &key)?;
         Ok(call.null())
     })()

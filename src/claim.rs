@@ -14,6 +14,7 @@ use crate::lease::Ttl;
 use crate::notify;
 use crate::ownership::Ownership;
 use crate::pg::ffi::nextval;
+use crate::pg::memory::check_in_loop;
 use crate::pg::owner::{caller, AsCaller, AsOwner};
 use crate::pg::row::{wait_for, Look, Place, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
@@ -320,7 +321,7 @@ impl Claimer {
             return Ok(self.absent(key));
         }
         loop {
-            pgrx::check_for_interrupts!();
+            check_in_loop();
             xact::bump_command();
             let Some(standing) = self.standing(key, Look::Dirty)? else { return Ok(self.absent(key)) };
             if let Some(refusal) = self.refusal(&standing, wish) {

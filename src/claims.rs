@@ -8,7 +8,7 @@ use crate::claim::{next_token, Claimer, Outcome, Wish};
 use crate::error::Result;
 use crate::holder::Claim;
 use crate::key::Key;
-use crate::pg::memory::Scratch;
+use crate::pg::memory::{check_in_loop, push, room, Scratch};
 use crate::pg::owner::AsOwner;
 use crate::pg::row::{Place, Written};
 use crate::pg::xact::{self, Moment};
@@ -59,7 +59,7 @@ type Times = (i64, Option<i64>);
 pub fn claim_rows(
     target: pg_sys::Oid,
     keys: Vec<Key>,
-    versions: Option<Vec<Option<i64>>>,
+    versions: Option<Vec<Option<pg_sys::Datum>>>,
     wish: &Wish,
     mut answer: impl FnMut(&str, &Outcome),
 ) -> Result<()> {
@@ -67,18 +67,21 @@ pub fn claim_rows(
     let _owner = AsOwner::enter();
     let table = claimer.table();
     let mut versions = versions.unwrap_or_default().into_iter();
-    let mut asked: Vec<Asked> = Vec::with_capacity(keys.len());
+    let mut asked: Vec<Asked> = Vec::new();
+    room(&mut asked, keys.len());
     for (position, key) in keys.into_iter().enumerate() {
-        let (text, version) = (key.text(&table), versions.next().flatten());
+        check_in_loop();
+        let (text, version) = (key.text(&table), versions.next().flatten().map(|version| version.value() as i64));
         let answer = Answer::Free { version: 0, place: None };
         asked.push(Asked { position, key, text, own: None, version, answer });
     }
     // One order for everybody, so that two callers cannot deadlock; numbers in theirs, which often is that of the table.
-    asked.sort_by(|a, b| (a.text.len(), &a.text).cmp(&(b.text.len(), &b.text)));
+    asked.sort_unstable_by(|a, b| (a.text.len(), &a.text, a.position).cmp(&(b.text.len(), &b.text, b.position)));
     let batches = claim_or_wait(&mut claimer, &mut asked, wish)?;
-    asked.sort_by_key(|asked| asked.position);
+    asked.sort_unstable_by_key(|asked| asked.position);
     let scratch = Scratch::new();
     for asked in &asked {
+        check_in_loop();
         let _entered = scratch.enter();
         match &asked.answer {
             Answer::Whole(outcome) => answer(&asked.text, outcome),
@@ -134,7 +137,7 @@ fn look(claimer: &mut Claimer, asked: &mut [Asked], wish: &Wish) -> Result<()> {
     let mut wish = wish.clone();
     let scratch = Scratch::new();
     for asked in asked {
-        pgrx::check_for_interrupts!();
+        check_in_loop();
         let _entered = scratch.enter();
         wish.version = asked.version;
         asked.answer = match claimer.sight(&asked.key)? {
@@ -168,7 +171,7 @@ fn claim_all(
         done += tokens.len();
         let claims: Vec<_> = asked[start..done].iter().map(Asked::row_text).zip(tokens).collect();
         claimer.grant_all(&claims, times, wish.reason.as_deref());
-        batches.push(times);
+        push(&mut batches, times);
         if done - start < BATCH && done < asked.len() {
             let next = &mut asked[done];
             let outcome = claimer.attempt(&next.key, &Wish { version: next.version, ..wish.clone() })?;
@@ -189,7 +192,7 @@ fn write(claimer: &mut Claimer, asked: &mut [Asked], batch: usize) -> Result<Vec
     let scratch = Scratch::new();
     let mut tokens = Vec::new();
     for asked in asked.iter_mut().take(BATCH) {
-        pgrx::check_for_interrupts!();
+        check_in_loop();
         let _entered = scratch.enter();
         let Answer::Free { version, place: Some(place) } = asked.answer else { break };
         if claimer.take(place, &moment)? == Written::Changed {

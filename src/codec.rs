@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::image::{self, parse_image, push_json_string, scalar_text, Image};
 use crate::pg::fixed::FixedOutput;
-use crate::pg::memory::ensure;
+use crate::pg::memory::{ensure, room};
 use crate::pg::owner::AsTableOwner;
 use crate::pg::shape::{Column, Form, Shape};
 use crate::pg::trigger::Values;
@@ -35,6 +35,10 @@ fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
         // SAFETY: as above.
         Form::Numeric => unsafe {
             value::with_bytes(datum, |stored| {
+                // Digits that are not stored are zeros; there may be as many as this where the short header does not do.
+                if stored.get(..2).is_none_or(|header| u16::from_ne_bytes([header[0], header[1]]) & 0xC000 != 0x8000) {
+                    ensure(2 * out.len() + (1 << 18));
+                }
                 if !push_numeric(out, stored) {
                     push_number_or_name(out, column, datum);
                 }
@@ -58,6 +62,7 @@ fn push_value(out: &mut String, column: &Column, datum: pg_sys::Datum) {
 fn push_number_or_name(out: &mut String, column: &Column, datum: pg_sys::Datum) {
     with_text(column, datum, |text| {
         if text.as_bytes().last().is_some_and(u8::is_ascii_digit) {
+            room(out, text.len());
             out.push_str(text);
         } else {
             push_text(out, text);
@@ -95,6 +100,8 @@ pub fn push_row(out: &mut String, table: &Shape, row: Values, wanted: impl Fn(us
         if !std::mem::take(&mut first) {
             out.push(',');
         }
+        // A comma, the label, and what every value has.
+        room(out, column.label.len() + 32);
         out.push_str(&column.label);
         match row.get(index) {
             Some(datum) => push_value(out, column, datum),
@@ -121,6 +128,7 @@ pub fn differences(table: &Shape, old: Values, new: Values) -> Option<(String, S
         }
         let starts = (former.len(), present.len());
         for (out, value) in [(&mut former, values.0), (&mut present, values.1)] {
+            room(out, column.label.len() + 32);
             if out.len() > 1 {
                 out.push(',');
             }

@@ -18,7 +18,7 @@ use crate::notify::{self, Notice};
 use crate::order::Order;
 use crate::ownership::{version_datum, version_of};
 use crate::pg::lock::{Lock, Mode};
-use crate::pg::memory::{ensure, Scratch};
+use crate::pg::memory::{check_in_loop, ensure, granted, owned, Scratch};
 use crate::pg::owner::{caller, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
@@ -152,7 +152,7 @@ impl Changes {
             self.depends.note(&changed, index, constraint, former.as_deref(), present.as_deref())?;
             for (values, role) in [(former, constraint.out), (present, constraint.into)] {
                 if let Some(values) = values {
-                    self.order.note(number, role, constraint.id, &values);
+                    granted(self.order.note(number, role, constraint.id, &values));
                 }
             }
         }
@@ -170,7 +170,7 @@ impl Changes {
     fn append(mut self, journal: &Journal, head: &Head) -> Result<i64> {
         self.settle_rows()?;
         self.tables.clear();
-        let order = std::mem::take(&mut self.order).solve(self.spool.len());
+        let order = granted(std::mem::take(&mut self.order).solve(self.spool.len()));
         let seq = journal.append(head, &mut self.spool, order.as_deref())?;
         notify::commit(journal, seq, head.actor);
         Ok(seq)
@@ -187,6 +187,7 @@ impl Changes {
         let mut settled = std::mem::take(&mut self.settled);
         let (scratch, mut text) = (Scratch::new(), String::new());
         for number in 0..settled.len() {
+            check_in_loop();
             let _entered = scratch.enter();
             text.clear();
             settled.read(number, &mut text);
@@ -236,9 +237,9 @@ pub fn commit_changes(message: Option<String>, base: Option<i64>, journal: &str,
         })?;
         let (scratch, mut text) = (Scratch::new(), String::new());
         for number in 0..taken.len() as u32 {
-            pgrx::check_for_interrupts!();
+            check_in_loop();
             let Event::Base { root, version, key, base, .. } = taken.event(number, &mut text) else { continue };
-            let (key, base) = (key.to_owned(), base.map(str::to_owned));
+            let (key, base) = (owned(key), base.map(owned));
             let touched = Touched { root, key, base, version, exceeds: None, change: None };
             let _entered = scratch.enter();
             changes.add(&touched)?;
@@ -313,7 +314,7 @@ fn commit_transaction(mut captured: Captured) -> Result<()> {
         let mut changes = Changes::default();
         let scratch = Scratch::new();
         net.each(&mut captured, group as u32, |touched| {
-            pgrx::check_for_interrupts!();
+            check_in_loop();
             if touched.change.is_none() {
                 owner.get_or_insert_with(AsOwner::enter);
             }

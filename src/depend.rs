@@ -16,6 +16,7 @@ use crate::entry::{by_base_key, entries, gave, Entry};
 use crate::error::{Dependency, Error, Result};
 use crate::image::{self, Image};
 use crate::order::{token, Role};
+use crate::pg::memory::{check_in_loop, push, room};
 use crate::pg::owner::{user, AsCaller, AsTableOwner};
 use crate::pg::spi::{self, Arg};
 use crate::pg::trigger::Values;
@@ -78,9 +79,11 @@ impl Depends {
     ) -> Result<()> {
         self.deferrable.extend(constraint.deferrable.clone());
         let mine = || Mine { root: changed.table.root, key: changed.key.into() };
+        room(&mut self.referred, 1);
         match (constraint.into, former, present) {
             (Role::Takes, _, Some(_)) if constraint.primary => self.check_key(changed, constraint)?,
             (Role::Takes, _, Some(present)) => {
+                room(&mut self.taken, 1);
                 self.taken.insert(token(constraint.id, present), mine());
                 self.tables.insert(changed.table.root.to_u32());
             }
@@ -88,14 +91,17 @@ impl Depends {
                 self.check_reference(changed, constraint, present)?;
             }
             (Role::Creates, former, present) => {
+                room(&mut self.created, 1);
                 self.created.extend(present.map(|values| token(constraint.id, values)));
                 if let (Some(former), Some(other)) = (former, same_journal(changed.table, constraint.other)?) {
                     let token = token(constraint.id, former);
                     self.tables.insert(other.root.to_u32());
                     if !constraint.by_key {
                         let values = former.iter().map(|v| v.to_string()).collect();
+                        room(&mut self.retaken, 1);
                         self.retaken.insert(token, Removed { constraint: index, values, mine: mine() });
                     }
+                    room(&mut self.removed, 1);
                     self.removed.insert(token, mine());
                 }
             }
@@ -169,6 +175,7 @@ impl Depends {
             });
             result?;
             for (key, base) in &std::mem::take(self.captured(&table)) {
+                check_in_loop();
                 self.check_given(&table, key, None, base.as_deref(), || actor::current().to_string())?;
             }
         }
@@ -322,9 +329,8 @@ fn keys_where(table: &Table, condition: &str, args: &[Arg]) -> Vec<String> {
     let _owner = AsTableOwner::restricted(table.owner);
     spi::run_as_is(&sql, args, |row| {
         let datums = row.datums(columns.len() as i32);
-        keys.push(codec::key_text_of(table, |index| {
-            table.key.iter().position(|k| *k == index).and_then(|i| datums.get(i).copied().flatten())
-        }));
+        let value = |index| table.key.iter().position(|k| *k == index).and_then(|i| datums.get(i).copied().flatten());
+        push(&mut keys, codec::key_text_of(table, value));
     });
     keys
 }

@@ -10,12 +10,14 @@ use crate::captured::{Captured, Event};
 use crate::hash::ByNumber;
 use crate::notify::Notice;
 use crate::pg::ffi::nextval;
+use crate::pg::memory::{push, room};
+use crate::pg::session::Kept;
 use crate::pg::store::{sequence, Found, Index, Key, Layout, Locked, Store};
 use crate::pg::value::text_datum;
 use crate::pg::xact::{self, Moment, SubId};
 use crate::table::{Committing, Table};
 use pgrx::pg_sys;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -92,8 +94,8 @@ impl Transaction {
 const CLOSED_MAX: usize = 100_000;
 
 thread_local! {
-    static TRANSACTION: RefCell<Transaction> = RefCell::default();
-    static CLOSED: RefCell<HashSet<DraftKey, ByNumber>> = RefCell::default();
+    static TRANSACTION: Kept<Transaction> = Kept::default();
+    static CLOSED: Kept<HashSet<DraftKey, ByNumber>> = Kept::default();
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -276,7 +278,7 @@ pub fn take_drafts(actor: &str, journal_id: i32) -> Vec<DraftKey> {
     let mut open = Vec::new();
     let keys = [Key::Text(actor), Key::I32(journal_id)];
     store.each_found(1, &keys, &Moment::of_transaction(), |header| {
-        open.push(header);
+        push(&mut open, header);
         true
     });
     open.sort_by_key(|header| header.i64(0));
@@ -403,6 +405,7 @@ pub fn captured_bases(root: pg_sys::Oid) -> HashMap<String, Option<String>> {
     with(|tx| {
         tx.captured.each(|_, event| match event {
             Event::Base { root: of, key, base, .. } if of == root => {
+                room(&mut bases, 1);
                 bases.entry(key.to_owned()).or_insert_with(|| base.map(str::to_owned));
             }
             Event::Rekey { root: of, old, new } if of == root => {
@@ -451,6 +454,7 @@ pub fn maybe_moves(relid: pg_sys::Oid, tid: (u32, u16), root: pg_sys::Oid) {
     with(|tx| {
         if let Some(moving) = tx.moving.take() {
             if moving.relid == relid && moving.tid == tid && moving.command == command {
+                room(&mut tx.moved, 1);
                 tx.moved.insert((root.to_u32(), moving.new_key), (moving.old_key, sub));
             }
         }

@@ -3,7 +3,7 @@
 use crate::draft::{DraftKey, Stamp};
 use crate::error::{Error, Holder};
 use crate::ownership::Ownership;
-use crate::pg::memory::Scratch;
+use crate::pg::memory::{collect, Scratch};
 use crate::pg::owner::user;
 use crate::pg::spi::{self, Arg, Row, Sees};
 use crate::pg::store::{Fresh, Index, Layout, Store};
@@ -63,18 +63,19 @@ pub fn insert_all(root: pg_sys::Oid, rows: &[(&str, i64)], claim: &Claim, reason
         let row = row(root, key, *token, claim, reason);
         Fresh { row, command, yields: false }
     };
-    store.insert_all(&rows.iter().map(fresh).collect::<Vec<_>>());
+    store.insert_all(&collect(rows.iter().map(fresh)));
 }
 
 /// Where claims are published, triggers must see them.
 fn insert_published(root: pg_sys::Oid, rows: &[(&str, i64)], claim: &Claim, reason: Option<&str>) {
-    let (keys, tokens): (Vec<String>, Vec<i64>) = rows.iter().map(|(key, token)| ((*key).to_owned(), *token)).unzip();
+    let keys = collect(rows.iter().map(|(key, _)| (*key).to_owned()));
+    let tokens = collect(rows.iter().map(|(_, token)| *token));
     spi::run(
         "INSERT INTO rowclaim.claim (relid, key, owner, token, claimed_at, expires_at, reason)
          SELECT $1, r.key, $4, r.token, $5, $6, $7 FROM ROWS FROM (unnest($2::text[]), unnest($3::bigint[])) r(key, token)",
         &[
             Arg::oid(root),
-            Arg::texts(&keys),
+            Arg::texts(keys),
             Arg::ids(&tokens),
             Arg::str(&claim.owner),
             Arg::timestamp(Some(claim.claimed_at)),
@@ -172,8 +173,7 @@ pub fn rekey_all(moves: &[(pg_sys::Oid, String, String)]) {
     if moves.is_empty() {
         return;
     }
-    let texts =
-        |pick: fn(&(pg_sys::Oid, String, String)) -> String| Arg::texts(&moves.iter().map(pick).collect::<Vec<_>>());
+    let texts = |pick: fn(&(pg_sys::Oid, String, String)) -> String| Arg::texts(collect(moves.iter().map(pick)));
     spi::run(
         "WITH m AS (SELECT * FROM ROWS FROM (unnest($1::text[]), unnest($2::text[]), unnest($3::text[])) m(relid, was, is_now)),
               gone AS (DELETE FROM rowclaim.claim c USING m WHERE c.relid = m.relid::oid AND c.key = m.was

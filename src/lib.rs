@@ -62,6 +62,7 @@ extension_sql_file!("../sql/checks.sql", name = "checks", requires = ["ddl_guard
 pub extern "C-unwind" fn _PG_init() {
     // pgrx would put a backtrace into the DETAIL of errors when the server's environment asks for one.
     std::env::set_var("RUST_LIB_BACKTRACE", "0");
+    pg::caught::register();
     settings::register();
     recovery::register();
     if pg::trigger::in_apply_worker() {

@@ -8,6 +8,7 @@ use crate::captured::{Captured, Event};
 use crate::commit::Touched;
 use crate::error::Result;
 use crate::image;
+use crate::pg::memory::{check, owned, push, room};
 use pgrx::pg_sys;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
@@ -48,10 +49,13 @@ fn entry(hash: u32, number: u32) -> u64 {
 
 impl Net {
     pub fn of(captured: &mut Captured) -> Net {
-        let mut net = Net { index: Vec::with_capacity(captured.len()), moved: HashSet::new(), rows: Vec::new() };
+        let mut net = Net { index: Vec::new(), moved: HashSet::new(), rows: Vec::new() };
         captured.each(|number, event| match event {
-            Event::Base { root, key, .. } => net.index.push(entry(hash(root, key), number)),
-            Event::Rekey { root, old, new } => net.moved.extend([hash(root, old), hash(root, new)]),
+            Event::Base { root, key, .. } => push(&mut net.index, entry(hash(root, key), number)),
+            Event::Rekey { root, old, new } => {
+                room(&mut net.moved, 2);
+                net.moved.extend([hash(root, old), hash(root, new)]);
+            }
         });
         net.index.sort_unstable();
         if !net.moved.is_empty() {
@@ -68,6 +72,7 @@ impl Net {
         let mut left: HashMap<(u32, String), i64> = HashMap::new();
         captured.each(|number, event| match event {
             Event::Base { root, key, base, version, .. } if moved.contains(&hash(root, key)) => {
+                room(&mut places, 1);
                 let place = (root.to_u32(), key.to_owned());
                 let exceeds = left.get(&place).copied();
                 match places.entry(place) {
@@ -75,7 +80,7 @@ impl Net {
                     Slot::Vacant(free) => {
                         free.insert(rows.len());
                         let bases = base.map(|_| number).into_iter().collect();
-                        rows.push(Moved { first: number, key: key.to_owned(), bases, version, exceeds });
+                        push(rows, Moved { first: number, key: key.to_owned(), bases, version, exceeds });
                     }
                     Slot::Occupied(known) => {
                         let row = &mut rows[*known.get()];
@@ -90,6 +95,7 @@ impl Net {
             }
             Event::Base { .. } => {}
             Event::Rekey { root, old, new } => {
+                room(&mut left, 1);
                 let (from, to) = ((root.to_u32(), old.to_owned()), (root.to_u32(), new.to_owned()));
                 let Some(at) = places.get(&from).copied().filter(|_| from != to) else { return };
                 if let Some(deleted) = places.get(&to) {
@@ -120,6 +126,7 @@ impl Net {
         let mut moved = self.rows.iter().peekable();
         let mut text = String::new();
         for number in 0..captured.len() as u32 {
+            check();
             let Event::Base { root, group: of, version, key, base, change } = captured.event(number, &mut text) else {
                 continue;
             };
@@ -129,7 +136,7 @@ impl Net {
                 let Some(row) = moved.next_if(|row| row.first == number) else { continue };
                 touched.key.clone_from(&row.key);
                 touched.exceeds = row.exceeds;
-                touched.base = base.map(str::to_owned);
+                touched.base = base.map(owned);
                 row.bases.iter().skip(1).try_for_each(|&later| touched.add(captured, later))?;
             } else {
                 if only_adds(base, version) {
@@ -139,9 +146,9 @@ impl Net {
                 if others.first().is_some_and(|&first| first < number) {
                     continue;
                 }
-                touched.base = base.map(str::to_owned);
+                touched.base = base.map(owned);
                 if others.is_empty() && captured.is_settled(root) {
-                    touched.change = change.map(str::to_owned);
+                    touched.change = change.map(owned);
                 }
                 others.iter().try_for_each(|&other| touched.add(captured, other))?;
             }
@@ -159,6 +166,7 @@ impl Net {
         let others = same.map(|&at| at as u32).filter(|&other| other != number);
         let mut text = String::new();
         others
+            .inspect(|_| check())
             .filter(|&other| match captured.event(other, &mut text) {
                 Event::Base { root: of, key: this, base, version, .. } => {
                     (of, this) == (root, key) && (other > number || !only_adds(base, version))

@@ -4,6 +4,7 @@
 use crate::codec;
 use crate::diff::{self, Op};
 use crate::ownership::version_of;
+use crate::pg::memory::ensure;
 use crate::pg::trigger::Values;
 use crate::pg::value::is_external;
 use crate::table::Table;
@@ -39,5 +40,7 @@ fn has_external(table: &Table, row: Values, of_these: impl Fn(usize) -> bool) ->
 
 fn change(op: Op, table: &Table, row: Values, old: Option<&str>, new: &str) -> String {
     let version = version_of(table, row).unwrap_or_default();
+    // As it grows it doubles.
+    ensure(3 * (old.map_or(0, str::len) + new.len()));
     diff::change(op, &table.name(), &codec::plain_key(table, row), old, Some(new), version)
 }

@@ -6,7 +6,7 @@
 //! topologically (Kahn 1962), keeping the order of capture wherever no edge says otherwise.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, TryReserveError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What a change does with the values of a constraint.
@@ -45,36 +45,42 @@ pub struct Order {
 }
 
 impl Order {
-    /// Change number `change` plays `role` for these values of a constraint.
-    pub fn note(&mut self, change: u32, role: Role, constraint: u32, values: &[&str]) {
+    /// Change number `change` plays `role` for these values of a constraint. Fails for want of memory, as all here.
+    pub fn note(&mut self, change: u32, role: Role, constraint: u32, values: &[&str]) -> Result<(), TryReserveError> {
+        self.tokens.try_reserve(1)?;
         self.tokens.push((token(constraint, values), role, change));
+        Ok(())
     }
 
     /// The order to write `count` changes in; `None`: as captured.
-    pub fn solve(mut self, count: usize) -> Option<Vec<u32>> {
-        let edges = self.edges();
+    pub fn solve(mut self, count: usize) -> Result<Option<Vec<u32>>, TryReserveError> {
+        let mut edges = self.edges()?;
         if edges.iter().all(|edge| edge.from < edge.to) {
-            return None;
+            return Ok(None);
         }
-        let mut after: HashMap<u32, Vec<Edge>> = HashMap::new();
         // How many changes each is waiting for, and how many of these for a unique value.
-        let (mut waiting, mut unique) = (vec![0u32; count], vec![0u32; count]);
-        let mut frees = vec![false; count];
-        for edge in edges {
+        let (mut waiting, mut unique) = (filled(0u32, count)?, filled(0u32, count)?);
+        let mut frees = filled(false, count)?;
+        for edge in &edges {
             waiting[edge.to as usize] += 1;
             unique[edge.to as usize] += u32::from(edge.unique);
             frees[edge.from as usize] |= edge.unique;
-            after.entry(edge.from).or_default().push(edge);
         }
-        let mut ready: BinaryHeap<Reverse<u32>> =
-            (0..count as u32).filter(|&i| waiting[i as usize] == 0).map(Reverse).collect();
-        // Changes that wait for foreign keys only, and those that free unique values.
-        let mut yielding: BinaryHeap<Reverse<u32>> =
-            (0..count as u32).filter(|&i| waiting[i as usize] > 0 && unique[i as usize] == 0).map(Reverse).collect();
+        edges.sort_unstable_by_key(|edge| edge.from);
+        let (mut ready, mut yielding) = (BinaryHeap::new(), BinaryHeap::new());
+        for change in 0..count as u32 {
+            match (waiting[change as usize], unique[change as usize]) {
+                (0, _) => push(&mut ready, change)?,
+                // It waits for foreign keys only.
+                (_, 0) => push(&mut yielding, change)?,
+                _ => {}
+            }
+        }
         let mut freeing = (0..count as u32).filter(|&i| frees[i as usize]);
         let mut any = 0..count as u32;
-        let mut order = Vec::with_capacity(count);
-        let mut done = vec![false; count];
+        let mut done = filled(false, count)?;
+        let mut order = Vec::new();
+        order.try_reserve_exact(count)?;
         while order.len() < count {
             let next = match ready.pop() {
                 Some(Reverse(next)) => next,
@@ -91,21 +97,22 @@ impl Order {
                 continue;
             }
             order.push(next);
-            for &Edge { to, unique: is_unique, .. } in after.get(&next).map_or(&[][..], Vec::as_slice) {
+            let after = &edges[edges.partition_point(|edge| edge.from < next)..];
+            for &Edge { to, unique: is_unique, .. } in after.iter().take_while(|edge| edge.from == next) {
                 waiting[to as usize] = waiting[to as usize].saturating_sub(1);
                 unique[to as usize] -= u32::from(is_unique);
                 if is_unique && unique[to as usize] == 0 && !done[to as usize] {
-                    yielding.push(Reverse(to));
+                    push(&mut yielding, to)?;
                 }
                 if waiting[to as usize] == 0 && !done[to as usize] {
-                    ready.push(Reverse(to));
+                    push(&mut ready, to)?;
                 }
             }
         }
-        Some(order)
+        Ok(Some(order))
     }
 
-    fn edges(&mut self) -> Vec<Edge> {
+    fn edges(&mut self) -> Result<Vec<Edge>, TryReserveError> {
         self.tokens.sort_unstable();
         let mut edges = Vec::new();
         for group in self.tokens.chunk_by(|a, b| a.0 == b.0) {
@@ -115,12 +122,28 @@ impl Order {
             {
                 for from in of(first) {
                     let unique = first == Role::Frees;
-                    edges.extend(of(second).filter(|to| *to != from).map(|to| Edge { from, to, unique }));
+                    for to in of(second).filter(|to| *to != from) {
+                        edges.try_reserve(1)?;
+                        edges.push(Edge { from, to, unique });
+                    }
                 }
             }
         }
-        edges
+        Ok(edges)
     }
+}
+
+fn filled<T: Clone>(value: T, count: usize) -> Result<Vec<T>, TryReserveError> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count)?;
+    list.resize(count, value);
+    Ok(list)
+}
+
+fn push(heap: &mut BinaryHeap<Reverse<u32>>, change: u32) -> Result<(), TryReserveError> {
+    heap.try_reserve(1)?;
+    heap.push(Reverse(change));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -130,41 +153,41 @@ mod tests {
     #[test]
     fn capture_order_stays_without_conflicts() {
         let mut order = Order::default();
-        order.note(0, Role::Creates, 7, &["1"]);
-        order.note(1, Role::Refers, 7, &["1"]);
-        assert_eq!(order.solve(2), None);
+        order.note(0, Role::Creates, 7, &["1"]).expect("memory");
+        order.note(1, Role::Refers, 7, &["1"]).expect("memory");
+        assert_eq!(order.solve(2).expect("memory"), None);
     }
 
     #[test]
     fn a_parent_comes_before_its_child_and_goes_after_it() {
         let mut order = Order::default();
-        order.note(0, Role::Refers, 7, &["1"]);
-        order.note(1, Role::Creates, 7, &["1"]);
-        order.note(2, Role::Removes, 7, &["2"]);
-        order.note(3, Role::Leaves, 7, &["2"]);
-        assert_eq!(order.solve(4), Some(vec![1, 0, 3, 2]));
+        order.note(0, Role::Refers, 7, &["1"]).expect("memory");
+        order.note(1, Role::Creates, 7, &["1"]).expect("memory");
+        order.note(2, Role::Removes, 7, &["2"]).expect("memory");
+        order.note(3, Role::Leaves, 7, &["2"]).expect("memory");
+        assert_eq!(order.solve(4).expect("memory"), Some(vec![1, 0, 3, 2]));
     }
 
     #[test]
     fn a_cycle_keeps_every_change() {
         let mut order = Order::default();
         for (change, frees, takes) in [(0, "a", "b"), (1, "b", "a")] {
-            order.note(change, Role::Frees, 1, &[frees]);
-            order.note(change, Role::Takes, 1, &[takes]);
+            order.note(change, Role::Frees, 1, &[frees]).expect("memory");
+            order.note(change, Role::Takes, 1, &[takes]).expect("memory");
         }
-        assert_eq!(order.solve(3).map(|o| o.len()), Some(3));
+        assert_eq!(order.solve(3).expect("memory").map(|o| o.len()), Some(3));
     }
 
     #[test]
     fn in_a_cycle_nothing_takes_a_value_before_an_update_frees_it() {
         let mut order = Order::default();
         // 0 is inserted with value a; 1 and 2 exchange a and b.
-        order.note(0, Role::Takes, 1, &["c"]);
+        order.note(0, Role::Takes, 1, &["c"]).expect("memory");
         for (change, frees, takes) in [(1, "a", "b"), (2, "b", "a"), (3, "c", "d"), (4, "d", "c")] {
-            order.note(change, Role::Frees, 1, &[frees]);
-            order.note(change, Role::Takes, 1, &[takes]);
+            order.note(change, Role::Frees, 1, &[frees]).expect("memory");
+            order.note(change, Role::Takes, 1, &[takes]).expect("memory");
         }
-        let result = order.solve(5).unwrap_or_default();
+        let result = order.solve(5).expect("memory").unwrap_or_default();
         let place = |c: u32| result.iter().position(|x| *x == c);
         assert!(place(3) < place(0), "{result:?}");
     }
@@ -179,10 +202,10 @@ mod tests {
             let mut order = Order::default();
             // perm[i] frees value i and takes value i+1, so perm[i+1] must come first.
             for (i, change) in perm.iter().enumerate() {
-                order.note(*change, Role::Frees, 1, &[&i.to_string()]);
-                order.note(*change, Role::Takes, 1, &[&(i + 1).to_string()]);
+                order.note(*change, Role::Frees, 1, &[&i.to_string()]).expect("memory");
+                order.note(*change, Role::Takes, 1, &[&(i + 1).to_string()]).expect("memory");
             }
-            let result = order.solve(n as usize).unwrap_or_else(|| (0..n).collect());
+            let result = order.solve(n as usize).expect("memory").unwrap_or_else(|| (0..n).collect());
             let place = |c: u32| result.iter().position(|x| *x == c);
             for pair in perm.windows(2) {
                 proptest::prop_assert!(place(pair[1]) < place(pair[0]));

@@ -9,11 +9,12 @@ use crate::capture;
 use crate::entry::{self, by_base_key, Entry};
 use crate::error::{check, Result};
 use crate::pg::executor;
-use crate::pg::memory::Scratch;
+use crate::pg::memory::{collect, push, Scratch};
+use crate::pg::session::{Kept, Session};
 use crate::pg::store::Fresh;
 use crate::pg::xact::{self, ActiveSnapshot, SubId};
 use pgrx::pg_sys;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// An entry to be written.
@@ -52,8 +53,8 @@ struct Written {
 }
 
 thread_local! {
-    static BATCH: RefCell<Option<Rc<Batch>>> = const { RefCell::new(None) };
-    static WRITTEN: RefCell<Vec<Written>> = const { RefCell::new(Vec::new()) };
+    static BATCH: Kept<Option<Rc<Batch>>> = const { Kept::new(None) };
+    static WRITTEN: Kept<Vec<Written>> = const { Kept::new(Vec::new()) };
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -70,7 +71,7 @@ pub fn add(root: pg_sys::Oid, key: String, entry: Entry, actor: &Rc<str>) -> Res
             .get_or_insert_with(|| Rc::new(Batch { actor: actor.clone(), sub, rows: Vec::with_capacity(16), size: 0 }));
         let batch = Rc::make_mut(batch);
         batch.size += row.size();
-        batch.rows.push(row);
+        push(&mut batch.rows, row);
         batch.rows.len() >= ROWS || batch.size >= BYTES
     });
     BUSY.set(true);
@@ -113,7 +114,7 @@ fn write(batch: &Batch) -> Result<()> {
         command: row.command,
         yields: row.entry.is_new(),
     };
-    let left_out = store.insert_all(&together.iter().map(fresh).collect::<Vec<_>>());
+    let left_out = store.insert_all(&collect(together.iter().map(fresh)));
     alone.extend(left_out.into_iter().filter_map(|place| together.get(place)));
     drop(entered);
     for row in alone {

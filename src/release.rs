@@ -11,6 +11,7 @@ use crate::key::Key;
 use crate::lease::Ttl;
 use crate::notify;
 use crate::ownership::Ownership;
+use crate::pg::memory::{check_in_loop, push, Scratch};
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows, Written};
 use crate::pg::spi::{self, Arg, Sees};
@@ -49,7 +50,7 @@ fn release_in(rows: &mut Rows, me: &Rc<str>, key: &Key, keep_dirty: bool) -> Res
         }
     };
     loop {
-        pgrx::check_for_interrupts!();
+        check_in_loop();
         xact::bump_command();
         if rows.find(&key.datums, Look::Latest)?.is_none() {
             let text = key.text(&table);
@@ -118,11 +119,11 @@ fn release_all(me: &str, target: Option<pg_sys::Oid>, journal: Option<&str>, kee
             Arg::text(journal.map(str::to_owned)),
         ],
         Sees::Latest,
-        |row| mine.push((row.oid(1).unwrap_or(pg_sys::InvalidOid), row.text(2).unwrap_or_default())),
+        |row| push(&mut mine, (row.oid(1).unwrap_or(pg_sys::InvalidOid), row.text(2).unwrap_or_default())),
     );
     let mut released = 0;
     let mut open: Option<Rows> = None;
-    let scratch = crate::pg::memory::Scratch::new();
+    let scratch = Scratch::new();
     for (root, text) in mine {
         if open.as_ref().is_none_or(|rows| rows.table.root != root) {
             open = Some(Rows::open(root)?);

@@ -15,6 +15,7 @@ use crate::notify;
 use crate::ownership::{version_datum, Ownership};
 use crate::pg::ffi::relation_name;
 use crate::pg::fixed::FixedOutput;
+use crate::pg::memory::{check_in_loop, ensure, push, Scratch};
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Cursor, Sees};
@@ -103,7 +104,7 @@ impl Batch {
         let base = image::parse_image(base_text)?;
         let base_key = Key::from_canonical(&table, &codec::key_in_image(&table, &base))?.text(&table);
         if base_key != key {
-            self.rekeyed.push((root, key.to_owned(), base_key.clone()));
+            push(&mut self.rekeyed, (root, key.to_owned(), base_key.clone()));
         }
         let claimed = match owner {
             Owner::Claim => holder::owner(root, key),
@@ -132,6 +133,8 @@ impl Batch {
         if moves || rows.unique_columns().into_iter().any(differs) {
             let mut full = String::new();
             codec::push_row(&mut full, &leaf, rows.values(), |_, _| true);
+            // Two images and what they come to.
+            ensure(4 * (full.len() + base_text.len()));
             let image = image::fill_missing(&image::object(&codec::tracked(&table, &base)), &full)?;
             // In another partition it is another row to foreign keys, as its key is another.
             let tid = if moves {
@@ -140,7 +143,8 @@ impl Batch {
             } else {
                 Some(rows.park())
             };
-            self.parked.push(Parked { leaf: entry.leaf, key: key.to_owned(), tid, image, version, owner: claimed });
+            let key = key.to_owned();
+            push(&mut self.parked, Parked { leaf: entry.leaf, key, tid, image, version, owner: claimed });
             return Ok(Some(base_key));
         }
         let mut set = attributes(&leaf, &base, differs)?;
@@ -164,6 +168,7 @@ impl Batch {
     /// Brings parked rows back and checks foreign keys.
     pub fn finish(mut self) -> Result<()> {
         for parked in std::mem::take(&mut self.parked) {
+            check_in_loop();
             let leaf = Table::enabled(parked.leaf)?;
             let image = image::parse_image(&parked.image)?;
             let mut set = attributes(&leaf, &image, |_| true)?;
@@ -311,7 +316,7 @@ impl Selection<'_> {
         );
         let mut batch = Batch::default();
         let mut count = 0;
-        let scratch = crate::pg::memory::Scratch::new();
+        let scratch = Scratch::new();
         loop {
             let mut entries = Vec::new();
             cursor.fetch(1_000, |row| {
@@ -333,7 +338,7 @@ impl Selection<'_> {
                 break;
             }
             for (root, key, entry) in entries {
-                pgrx::check_for_interrupts!();
+                check_in_loop();
                 let _entered = scratch.enter();
                 if let Some(Stash { owners, cause, reason }) = &self.stash {
                     let who = owners.get(&entry.draft).map_or("", String::as_str);

@@ -7,13 +7,14 @@ use crate::hash::ByNumber;
 use crate::pg::ffi::{attribute, partition_ancestors};
 use crate::pg::fixed::FixedOutput;
 use crate::pg::layout;
+use crate::pg::session::Kept;
 use crate::pg::shape::{self, Input, Shape};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::store;
 use crate::replay;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::ops::Deref;
@@ -64,8 +65,8 @@ thread_local! {
     static HOME: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static FORGET: Cell<Option<fn()>> = const { Cell::new(None) };
     // None: looked up and not enabled.
-    static CACHE: RefCell<HashMap<u32, Option<Rc<Table>>, ByNumber>> = RefCell::default();
-    static NAMES: RefCell<BTreeMap<u32, String>> = const { RefCell::new(BTreeMap::new()) };
+    static CACHE: Kept<HashMap<u32, Option<Rc<Table>>, ByNumber>> = Kept::default();
+    static NAMES: Kept<BTreeMap<u32, String>> = const { Kept::new(BTreeMap::new()) };
     // How often names were forgotten: one that was looked up across that may be old.
     static NAMES_FORGOTTEN: Cell<u64> = const { Cell::new(0) };
     static DEFINITIONS: Cell<u64> = const { Cell::new(0) };

@@ -28,9 +28,9 @@ fuzz_target!(|input: (u8, Vec<Note>)| {
         .collect();
     let mut order = Order::default();
     for (change, role, constraint, value) in &notes {
-        order.note(*change as u32, ROLES[*role], *constraint, &[&value.to_string()]);
+        order.note(*change as u32, ROLES[*role], *constraint, &[&value.to_string()]).expect("memory");
     }
-    let result = order.solve(count).unwrap_or_else(|| (0..count as u32).collect());
+    let result = order.solve(count).expect("memory").unwrap_or_else(|| (0..count as u32).collect());
     let mut sorted = result.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, (0..count as u32).collect::<Vec<_>>());

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::pg::ffi::nextval;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::Scratch;
+use crate::pg::session::Kept;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::worker;
@@ -16,7 +17,6 @@ use crate::pg::xact::{self, SubId};
 use crate::records::{self, Config, Record};
 use part::entry_header;
 use pgrx::pg_sys;
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -50,10 +50,10 @@ pub struct Head<'a> {
 }
 
 thread_local! {
-    static DRAWN: RefCell<Vec<Drawn>> = RefCell::default();
-    static SEEN: RefCell<HashMap<i32, Seen>> = RefCell::default();
+    static DRAWN: Kept<Vec<Drawn>> = Kept::default();
+    static SEEN: Kept<HashMap<i32, Seen>> = Kept::default();
     // Those that numbers were drawn from here: they stay what they are, and are never received.
-    static KNOWN: RefCell<HashMap<String, Journal>> = RefCell::default();
+    static KNOWN: Kept<HashMap<String, Journal>> = Kept::default();
 }
 
 /// What this backend saw last of a journal: the end of the contiguous visible prefix, and of its

@@ -1,5 +1,6 @@
 //! Parts of entries as they are stored, and what their hash is made of.
 
+use crate::pg::memory::{ensure, owned};
 use crate::pg::spi;
 use crate::pg::trigger::Values;
 use crate::pg::value::{bytes, text};
@@ -10,6 +11,8 @@ type Header<'a> =
     (&'a str, i64, i32, i32, &'a str, &'a str, Option<i64>, Option<&'a str>, Option<&'a str>, Option<i64>);
 
 pub(super) fn entry_header(header: Header) -> String {
+    // A text doubles its room as it grows, and more so with what must be escaped.
+    ensure(header.8.map_or(0, |message| 4 * message.len()));
     serde_json::to_string(&header).unwrap_or_default()
 }
 
@@ -53,7 +56,7 @@ impl Part {
             let header =
                 entry_header((journal, seq, part, parts, kind, actor, base, Some(&xid.to_string()), message, Some(at)));
             let hash = bytes(row.get(11)?);
-            Some(Part { seq, part, parts, kind: kind.to_owned(), changes: text(row.get(10)?).to_owned(), hash, header })
+            Some(Part { seq, part, parts, kind: kind.to_owned(), changes: owned(text(row.get(10)?)), hash, header })
         }
     }
 

@@ -4,6 +4,7 @@ use super::part::{hex, Part};
 use super::{pruned, Journal};
 use crate::error::Result;
 use crate::pg::lock::Lock;
+use crate::pg::memory::push;
 use crate::pg::spi::{self, Arg};
 use sha2::{Digest, Sha256};
 
@@ -54,7 +55,7 @@ struct Chain {
 
 impl Chain {
     fn report(&mut self, seq: i64, part: Option<i32>, problem: impl Into<String>) {
-        self.findings.push(Finding { seq, part, problem: problem.into() });
+        push(&mut self.findings, Finding { seq, part, problem: problem.into() });
     }
 
     fn end_entry(&mut self) {
@@ -102,7 +103,7 @@ impl Chain {
         if this.kind == "seal" {
             self.last_seal.clone_from(&this.hash);
         }
-        self.since_seal.push((seq, this.hash.clone()));
+        push(&mut self.since_seal, (seq, this.hash.clone()));
         self.previous.clone_from(&this.hash);
     }
 

@@ -6,11 +6,12 @@
 //! worker; after it, it fills that in, which cannot fail.
 
 use super::owner::{keep_installed, set_guc_local};
+use super::session::Kept;
 use super::{worker, xact};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::CStr;
 use std::ops::{Deref, DerefMut};
 use std::panic::AssertUnwindSafe;
@@ -69,7 +70,7 @@ struct Worker {
 
 thread_local! {
     static SHARED: Cell<Option<Option<&'static Shared>>> = const { Cell::new(None) };
-    static PROMISED: RefCell<Vec<Changeset>> = const { RefCell::new(Vec::new()) };
+    static PROMISED: Kept<Vec<Changeset>> = const { Kept::new(Vec::new()) };
 }
 
 /// The memory, made by the first session that asks; `None` where there is no room for it or no server
@@ -247,7 +248,7 @@ pub fn promise(changesets: Vec<Changeset>) -> bool {
 
 /// The transaction has ended. Neither fails nor waits.
 pub fn settle(committed: bool) {
-    let promised = PROMISED.with(RefCell::take);
+    let promised = PROMISED.with(|promised| promised.take());
     if promised.is_empty() {
         return;
     }

@@ -1,5 +1,7 @@
 //! Functions called from SQL: arguments by position, composite and set results.
 
+use super::memory::owned;
+use super::value;
 use pgrx::pg_sys;
 use pgrx::{FromDatum, IntoDatum};
 
@@ -20,6 +22,7 @@ macro_rules! sql_function {
         #[no_mangle]
         #[pgrx::pg_guard]
         pub unsafe extern "C-unwind" fn $name(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+            $crate::pg::memory::check();
             let $call = $crate::pg::call::SqlCall::new(fcinfo);
             $crate::error::check($body)
         }
@@ -51,6 +54,11 @@ impl SqlCall {
     pub fn arg<T: FromDatum>(&self, n: usize) -> Option<T> {
         // SAFETY: T is the Rust type of the declared argument type.
         self.datum(n).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    pub fn text(&self, n: usize) -> Option<String> {
+        // SAFETY: the argument is declared as text.
+        self.datum(n).map(|datum| owned(unsafe { value::text(datum) }))
     }
 
     /// The actual type of argument `n`, for polymorphic arguments.

@@ -2,6 +2,7 @@
 //! has changed: a transaction of one row must not pay for describing its table.
 
 use super::leaf::Leaf;
+use super::session::Kept;
 use super::shape::{attribute_names, Input, Shape};
 use crate::error::Result;
 use crate::table::Table;
@@ -23,7 +24,7 @@ pub struct Layout {
 pub type KeyIndex = (pg_sys::Oid, Vec<usize>);
 
 thread_local! {
-    static KNOWN: RefCell<HashMap<u32, Rc<Layout>>> = RefCell::default();
+    static KNOWN: Kept<HashMap<u32, Rc<Layout>>> = Kept::default();
 }
 
 /// The relation has changed; `InvalidOid`: any may have. Called inside catalogue look-ups.

@@ -2,6 +2,7 @@
 
 pub mod announcer;
 pub mod call;
+pub mod caught;
 pub mod context;
 pub mod ddl;
 pub mod executor;
@@ -13,9 +14,11 @@ pub mod leaf;
 pub mod lock;
 pub mod memory;
 pub mod owner;
+pub mod reserve;
 pub mod route;
 pub mod row;
 pub mod scan;
+pub mod session;
 pub mod shape;
 pub mod spi;
 pub mod spool;

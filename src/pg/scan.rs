@@ -43,7 +43,7 @@ pub fn scan(relation: pg_sys::Relation, moment: &Moment, mut visit: impl FnMut(p
         let scan = pg_sys::systable_beginscan(relation, invalid, false, moment.snapshot(), 0, std::ptr::null_mut());
         let scratch = Scratch::new();
         loop {
-            pgrx::check_for_interrupts!();
+            super::memory::check_in_loop();
             let tuple = pg_sys::systable_getnext(scan);
             let _entered = scratch.enter();
             if tuple.is_null() || !visit(tuple) {

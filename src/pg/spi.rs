@@ -1,11 +1,11 @@
 //! Internal SQL. Statements are prepared once per backend and run as the extension's owner;
 //! results are copied into Rust values before SPI frees them.
 
-use super::memory::ensure;
+use super::memory::{check, collect, owned};
 use super::owner::{set_guc_local, AsOwner};
+use super::session::Kept;
 use pgrx::pg_sys;
 use pgrx::{FromDatum, IntoDatum};
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 
@@ -32,10 +32,10 @@ impl Arg {
         Arg(pg_sys::OIDOID, value.into_datum())
     }
     pub fn ids(value: &[i64]) -> Arg {
-        Arg(pg_sys::INT8ARRAYOID, value.to_vec().into_datum())
+        Arg(pg_sys::INT8ARRAYOID, collect(value.iter().copied()).into_datum())
     }
-    pub fn texts(value: &[String]) -> Arg {
-        Arg(pg_sys::TEXTARRAYOID, value.to_vec().into_datum())
+    pub fn texts(value: Vec<String>) -> Arg {
+        Arg(pg_sys::TEXTARRAYOID, value.into_datum())
     }
     pub fn timestamp(value: Option<i64>) -> Arg {
         Arg(pg_sys::TIMESTAMPTZOID, value.and_then(IntoDatum::into_datum))
@@ -80,10 +80,7 @@ impl Row {
             .collect()
     }
     pub fn text(&self, column: i32) -> Option<String> {
-        self.get::<&str>(column).map(|text| {
-            ensure(text.len());
-            text.to_owned()
-        })
+        self.get::<&str>(column).map(owned)
     }
     pub fn i64(&self, column: i32) -> Option<i64> {
         self.get::<i64>(column)
@@ -99,7 +96,7 @@ impl Row {
 
 thread_local! {
     // Keyed by the address of the statement's static text. Plans live as long as the backend.
-    static PLANS: RefCell<HashMap<(usize, usize), usize>> = RefCell::new(HashMap::new());
+    static PLANS: Kept<HashMap<(usize, usize), usize>> = Kept::new(HashMap::new());
 }
 
 /// An open SPI connection; closed on drop. After an error the server closes it itself.
@@ -152,6 +149,7 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], sees: Sees, mut visit: impl F
     unsafe {
         if !table.is_null() {
             for i in 0..(*table).numvals as usize {
+                check();
                 visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
             }
         }
@@ -354,6 +352,7 @@ impl Cursor {
                     }
                     let rows = (*table).numvals as usize;
                     for i in 0..rows {
+                        check();
                         visit(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
                     }
                     pg_sys::SPI_freetuptable(table);
@@ -363,6 +362,7 @@ impl Cursor {
                 Source::Table(table, next) => {
                     let (start, end) = (*next, ((**table).numvals as usize).min(*next + count as usize));
                     for i in start..end {
+                        check();
                         visit(&Row { tuple: *(**table).vals.add(i), desc: (**table).tupdesc });
                     }
                     *next = end;

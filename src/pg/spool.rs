@@ -2,7 +2,7 @@
 //! changeset of any size needs little memory.
 
 use super::ffi::{file_close, file_create, file_read, file_write};
-use super::memory::ensure;
+use super::memory::{ensure, push, room};
 use pgrx::pg_sys;
 
 /// Kept in memory up to this many bytes, then in a file.
@@ -41,9 +41,12 @@ impl Spool {
                 self.file = Some(file);
                 self.memory = Vec::new();
             }
-            None => self.memory.extend_from_slice(text.as_bytes()),
+            None => {
+                room(&mut self.memory, text.len());
+                self.memory.extend_from_slice(text.as_bytes());
+            }
         }
-        self.ends.push(end);
+        push(&mut self.ends, end);
     }
 
     /// Forgets all texts but the first `len`.

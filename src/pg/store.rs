@@ -7,6 +7,7 @@ mod write;
 pub use layout::{forget, is_text, named, oid, sequence, Index, Layout, Only};
 pub use write::{Fresh, Locked};
 
+use super::memory::owned;
 use super::scan::scan;
 use super::trigger::Values;
 use super::value::text_datum;
@@ -69,7 +70,7 @@ impl Found {
 
     pub fn text(&self, index: usize) -> Option<String> {
         // SAFETY: used for text columns only; the tuple copy is alive.
-        self.get(index).map(|d| unsafe { super::value::text(d).to_owned() })
+        self.get(index).map(|d| owned(unsafe { super::value::text(d) }))
     }
 
     pub fn oid(&self, index: usize) -> pg_sys::Oid {
@@ -207,7 +208,7 @@ impl Store {
                 scan_keys.as_mut_ptr(),
             );
             loop {
-                pgrx::check_for_interrupts!();
+                super::memory::check_in_loop();
                 let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
                 if tuple.is_null() || !visit(tuple) {
                     break;

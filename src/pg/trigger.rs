@@ -70,6 +70,7 @@ impl Call {
     /// # Safety
     /// `fcinfo` is what the function manager passed.
     pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> Call {
+        super::memory::check();
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
             pgrx::ereport!(

@@ -1,5 +1,6 @@
 //! Transaction and subtransaction callbacks, registered once per backend, and identifiers.
 
+use super::memory::{check, check_in_loop};
 use super::spi::Sees;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
@@ -223,8 +224,11 @@ fn hooks(call: impl FnOnce(Hooks)) {
 unsafe extern "C-unwind" fn on_xact(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT => hooks(|hooks| (hooks.before_commit)(false)),
-        XACT_EVENT_PRE_PREPARE => hooks(|hooks| (hooks.before_commit)(true)),
+        // The others must not fail.
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            check();
+            hooks(|hooks| (hooks.before_commit)(event == XACT_EVENT_PRE_PREPARE));
+        }
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => hooks(|hooks| (hooks.after_transaction)(false)),
         XACT_EVENT_ABORT => hooks(|hooks| (hooks.after_transaction)(true)),
         _ => {}
@@ -269,5 +273,5 @@ pub fn pause(millis: i64) {
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
-    pgrx::check_for_interrupts!();
+    check_in_loop();
 }

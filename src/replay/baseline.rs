@@ -4,7 +4,7 @@ use super::Replay;
 use crate::change::Change;
 use crate::error::{Error, Result};
 use crate::journal::Part;
-use crate::pg::memory::Scratch;
+use crate::pg::memory::{check_in_loop, ensure_parsed, room, Scratch};
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::target::Target;
 use std::collections::HashMap;
@@ -26,6 +26,7 @@ impl Places {
     }
     fn add(&mut self, (relation, block, offset): (u32, u32, u16)) {
         let (word, bit) = Places::bit(offset);
+        room(&mut self.0, 1);
         self.0.entry((relation, block)).or_default()[word] |= bit;
     }
     fn has(&self, relation: u32, block: u32, offset: u16) -> bool {
@@ -66,7 +67,10 @@ impl Replay {
                 Sees::Latest,
                 |row| row.text(1),
             );
-            for change in Change::parse_all(&text.flatten().unwrap_or_default())? {
+            let text = text.flatten().unwrap_or_default();
+            ensure_parsed(&text);
+            for change in Change::parse_all(&text)? {
+                check_in_loop();
                 let _entered = scratch.enter();
                 if rows == 0 {
                     return Ok(places);

@@ -7,7 +7,7 @@ use crate::change::Change;
 use crate::error::{check, Error, Result};
 use crate::holder;
 use crate::journal::Part;
-use crate::pg::memory::Scratch;
+use crate::pg::memory::{check_in_loop, ensure_parsed, Scratch};
 use crate::pg::owner::AsOwner;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::target::Target;
@@ -145,6 +145,7 @@ impl Replay {
         }
         if matches!(part.kind.as_str(), "changeset" | "baseline") {
             let scratch = Scratch::new();
+            ensure_parsed(&part.changes);
             let changes = Change::parse_all(&part.changes)?;
             let header = part.kind == "baseline" && part.part == 1;
             if header && changes.len() != 1 || changes.iter().any(|change| (change.op == "baseline") != header) {
@@ -152,7 +153,7 @@ impl Replay {
                 return Err(Error::InvalidChangeset { problem });
             }
             for change in changes {
-                pgrx::check_for_interrupts!();
+                check_in_loop();
                 let _entered = scratch.enter();
                 self.place.borrow_mut().name(&change.table, change.key_text());
                 if header {

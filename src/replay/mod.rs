@@ -16,6 +16,7 @@ mod state;
 use crate::error::{check, Error, Result};
 use crate::journal::Part;
 use crate::pg::owner::AsOwner;
+use crate::pg::session::Kept;
 use crate::pg::spi::{self, Sees};
 use crate::pg::target::Target;
 use crate::pg::trigger::{in_apply_worker, in_parallel_worker, Call};
@@ -35,9 +36,9 @@ pub use state::{forget, wait_for};
 
 thread_local! {
     // The journals this transaction has received entries of.
-    static ACTIVE: RefCell<Vec<Replay>> = const { RefCell::new(Vec::new()) };
+    static ACTIVE: Kept<Vec<Replay>> = const { Kept::new(Vec::new()) };
     // The entries that this transaction of a parallel worker has received, by journal.
-    static RECEIVED: RefCell<BTreeMap<String, Vec<i64>>> = const { RefCell::new(BTreeMap::new()) };
+    static RECEIVED: Kept<BTreeMap<String, Vec<i64>>> = const { Kept::new(BTreeMap::new()) };
     // Is this a worker that copies whole tables?
     static COPIES: Cell<Option<bool>> = const { Cell::new(None) };
 }

@@ -9,6 +9,7 @@ use crate::error::{Divergence, Error, Result};
 use crate::holder;
 use crate::image::{self, Image};
 use crate::pg::fixed::FixedOutput;
+use crate::pg::memory::push;
 use crate::pg::shape::Shape;
 use crate::pg::target::{Attributes, Hits, Opened, Target};
 use crate::settings::Missing;
@@ -236,7 +237,7 @@ impl Replay {
             let moved = |name| image::value(&change.new, name);
             if key.iter().any(|(name, _)| moved(name).is_some()) {
                 let key = key.iter().map(|(name, raw)| (name.clone(), moved(name).unwrap_or(raw))).collect();
-                self.rekeyed.push((table, former, image::object(&key)));
+                push(&mut self.rekeyed, (table, former, image::object(&key)));
             }
         }
         Ok(())

@@ -5,13 +5,14 @@ use crate::error::{Divergence, Error, Result};
 use crate::journal::{pruned, Part};
 use crate::pg::invalidation;
 use crate::pg::lock::{Lock, Mode};
+use crate::pg::session::Kept;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::store;
 use crate::pg::worker;
 use crate::pg::xact;
 use pgrx::pg_sys;
 use serde_json::json;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -36,7 +37,7 @@ pub(super) struct State {
 
 thread_local! {
     // Where this worker's transactions have left the journals, as long as no other worker has received entries of one.
-    static KNOWN: RefCell<HashMap<String, State>> = RefCell::default();
+    static KNOWN: Kept<HashMap<String, State>> = Kept::default();
     // The table whose invalidation says that another worker has.
     static STATES: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }

@@ -1,9 +1,9 @@
 //! What the extension's tables and indexes are meant to be, and the OIDs they have.
 
 use super::Store;
+use crate::pg::session::Kept;
 use crate::pg::value;
 use pgrx::pg_sys;
-use std::cell::RefCell;
 use std::ffi::CStr;
 
 /// What is known about a table of the extension: it must be as `sql/schema.sql` makes it.
@@ -79,7 +79,7 @@ pub(super) struct Oids {
 
 thread_local! {
     // By the address of the layout or of a sequence's name.
-    static KNOWN: RefCell<Vec<(usize, Oids)>> = const { RefCell::new(Vec::new()) };
+    static KNOWN: Kept<Vec<(usize, Oids)>> = const { Kept::new(Vec::new()) };
 }
 
 /// Forgets OIDs that may have changed; called from a cache callback, which may only forget.

@@ -5,6 +5,7 @@ use super::{Attributes, Target};
 use crate::error::Result;
 use crate::ownership::version_datum;
 use crate::pg::ffi::attribute;
+use crate::pg::memory::push;
 use crate::pg::owner::AsTableOwner;
 use crate::table::Table;
 use pgrx::pg_sys;
@@ -52,7 +53,7 @@ impl Target {
                 let row = part.leaf.copy_fresh();
                 let tid = Some(part.leaf.park());
                 let part = part.relid;
-                self.parked.push(Parked { part, tid, row, key: key.to_owned() });
+                push(&mut self.parked, Parked { part, tid, row, key: key.to_owned() });
             }
         } else {
             part.leaf.update();
@@ -100,7 +101,7 @@ impl Target {
         part.leaf.fill_new(&set);
         if later || parking && part.leaf.conflicts(false) {
             let row = part.leaf.copy_fresh();
-            self.parked.push(Parked { part: relid, tid: None, row, key: key.to_owned() });
+            push(&mut self.parked, Parked { part: relid, tid: None, row, key: key.to_owned() });
         } else {
             part.leaf.insert();
         }

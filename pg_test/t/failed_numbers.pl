@@ -55,6 +55,18 @@ is($node->safe_psql('postgres', q{SELECT kind, count(*), min(seq) FROM rowclaim.
 is($node->safe_psql('postgres', q{SELECT count(*) FROM verify_journal('main')}), 0, 'the journal is sound');
 is($node->safe_psql('postgres', 'SELECT sum(n) FROM part'), 72, 'half of the changes were committed');
 
+# Many failures share their workers: others still get theirs.
+$committers[0]->query_safe('BEGIN; UPDATE part SET n = n + 1 WHERE id = 0; SELECT commit_changes(); ROLLBACK') for 1 .. 60;
+my $plan = $node->safe_psql('postgres', q{
+	CREATE TABLE big AS SELECT generate_series(1, 10000) AS i;
+	SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 3;
+	ALTER TABLE big SET (parallel_workers = 3);
+	EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT count(*) FROM big});
+like($plan, qr/Workers Launched: 3/, 'background workers are left after many failures');
+# The last one is accounted for by the next commit.
+$committers[0]->query_safe('UPDATE part SET n = n + 1 WHERE id = 0; SELECT commit_changes()');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM verify_journal('main')}), 0, 'and each number is accounted for');
+
 $_->quit for @committers, $reader, $idle;
 $node->stop;
 

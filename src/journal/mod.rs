@@ -10,6 +10,7 @@ use crate::pg::ffi::nextval;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::Scratch;
 use crate::pg::session::Kept;
+use crate::pg::sleeper;
 use crate::pg::spi::{self, Arg, Sees};
 use crate::pg::spool::Spool;
 use crate::pg::worker;
@@ -131,7 +132,7 @@ fn give_up(lost: impl Fn(&Drawn) -> bool) {
         gone
     });
     for Drawn { journal, seq, .. } in numbers {
-        worker::run(&format!("SELECT rowclaim.write_void({journal}, {seq})"), VOID_DELAY);
+        sleeper::run(journal, &format!("SELECT rowclaim.write_void({journal}, {seq})"), VOID_DELAY);
     }
 }
 
@@ -173,6 +174,7 @@ impl Journal {
     /// Draws the next number. Whoever sees the number drawn, and has then had the lock of drawing for a moment, finds it
     /// locked by a live transaction or knows that its transaction has ended.
     fn draw(&self) -> i64 {
+        sleeper::prepare();
         let seq = Lock::Draw { journal: self.id }.hold(Mode::Share, || {
             let seq = nextval(self.sequence);
             Lock::Number { journal: self.id, seq }.acquire(Mode::Exclusive);
@@ -408,7 +410,10 @@ impl Journal {
             Sees::Latest,
             |row| row.i64(1),
         );
-        self.fill_gaps(last.flatten().unwrap_or(0)).map(drop)
+        if self.fill_gaps(last.flatten().unwrap_or(0))? == VOIDS_MAX {
+            worker::run(&format!("SELECT rowclaim.write_void({}, {seq})", self.id), 0);
+        }
+        Ok(())
     }
 
     /// The journal with this id.

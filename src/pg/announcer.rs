@@ -7,15 +7,13 @@
 
 use super::owner::{keep_installed, set_guc_local};
 use super::session::Kept;
+use super::shared::{Shared, Zeroed};
 use super::{worker, xact};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::ffi::CStr;
-use std::ops::{Deref, DerefMut};
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A changeset: the id of its journal and its number.
@@ -31,20 +29,13 @@ const REST: Duration = Duration::from_millis(2);
 /// How long a worker may take to start; after that another one is started.
 const START: i64 = 10_000_000;
 
-/// What it goes by; another version's may look different, and be there until the server is restarted.
 const NAME: &CStr =
     match CStr::from_bytes_with_nul(concat!("rowclaim announcements ", env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
         Ok(name) => name,
         Err(_) => c"rowclaim announcements",
     };
 
-/// What all sessions share. Zeroes, as which it comes into being, are its empty state.
-#[repr(C)]
-struct Shared {
-    locked: AtomicBool,
-    state: UnsafeCell<State>,
-}
-
+/// What all sessions share.
 #[repr(C)]
 struct State {
     /// Places of the queue that are in use, and those that were promised.
@@ -69,65 +60,18 @@ struct Worker {
 }
 
 thread_local! {
-    static SHARED: Cell<Option<Option<&'static Shared>>> = const { Cell::new(None) };
+    static SHARED: Cell<Option<Option<&'static Shared<State>>>> = const { Cell::new(None) };
     static PROMISED: Kept<Vec<Changeset>> = const { Kept::new(Vec::new()) };
 }
 
-/// The memory, made by the first session that asks; `None` where there is no room for it or no server
-/// that could start a worker.
-fn shared() -> Option<&'static Shared> {
-    if let Some(known) = SHARED.with(Cell::get) {
-        return known;
-    }
-    // SAFETY: the structure is the same in every session and lives as long as the server; an error leaves no lock.
-    let shared = unsafe {
-        let context = pg_sys::CurrentMemoryContext;
-        let attach = || {
-            let mut found = false;
-            pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<Shared>(), &mut found)
-        };
-        let address = match pg_sys::IsUnderPostmaster {
-            true => PgTryBuilder::new(AssertUnwindSafe(attach)).catch_others(|_| std::ptr::null_mut()).execute(),
-            false => std::ptr::null_mut(),
-        };
-        pg_sys::CurrentMemoryContext = context;
-        address.cast::<Shared>().as_ref()
-    };
+// SAFETY: numbers, and addresses of latches, which are in shared memory, too.
+unsafe impl Zeroed for State {}
+
+/// The memory; `None` where there is none or no server that could start a worker.
+fn shared() -> Option<&'static Shared<State>> {
+    let shared = SHARED.with(Cell::get).unwrap_or_else(|| Shared::attach(NAME));
     SHARED.with(|cell| cell.set(Some(shared)));
     shared
-}
-
-/// The state while no other process has it. Held for a few instructions, in which nothing fails.
-struct Guard(&'static Shared);
-
-impl Shared {
-    fn lock(&'static self) -> Guard {
-        while self.locked.swap(true, Ordering::Acquire) {
-            std::thread::sleep(Duration::from_micros(20));
-        }
-        Guard(self)
-    }
-}
-
-impl Deref for Guard {
-    type Target = State;
-    fn deref(&self) -> &State {
-        // SAFETY: this process has the lock.
-        unsafe { &*self.0.state.get() }
-    }
-}
-
-impl DerefMut for Guard {
-    fn deref_mut(&mut self) -> &mut State {
-        // SAFETY: this process has the lock.
-        unsafe { &mut *self.0.state.get() }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.locked.store(false, Ordering::Release);
-    }
 }
 
 /// Whether a worker is there or will be.
@@ -271,7 +215,7 @@ pub fn settle(committed: bool) {
 }
 
 /// The worker has arrived; false if there is one already.
-fn arrive(shared: &'static Shared, database: u32) -> bool {
+fn arrive(shared: &'static Shared<State>, database: u32) -> bool {
     let mut state = shared.lock();
     let Some(worker) = state.worker_or_room(database, xact::clock()) else { return false };
     if worker.pid != 0 {
@@ -284,7 +228,7 @@ fn arrive(shared: &'static Shared, database: u32) -> bool {
 }
 
 /// Gives the worker's place up; without `force` only if nobody needs it.
-fn leave(shared: &'static Shared, database: u32, force: bool) -> bool {
+fn leave(shared: &'static Shared<State>, database: u32, force: bool) -> bool {
     let mut state = shared.lock();
     let waiting = state.queue[..state.queued].iter().any(|item| item.0 == database);
     let Some(worker) = state.worker(database).filter(|worker| worker.pid == worker::pid()) else { return true };

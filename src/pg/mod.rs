@@ -20,6 +20,8 @@ pub mod row;
 pub mod scan;
 pub mod session;
 pub mod shape;
+mod shared;
+pub mod sleeper;
 pub mod spi;
 pub mod spool;
 pub mod store;

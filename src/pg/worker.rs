@@ -51,9 +51,9 @@ pub fn start(name: &str, function: &str, argument: u32) -> bool {
     unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }
 }
 
-/// Has `sql` run after `delay` milliseconds, as the bootstrap superuser in this database. Does
-/// nothing when no background worker is to be had (`max_worker_processes`): callers must do without.
-pub fn run(sql: &str, delay: u32) {
+/// Has `sql` run after `delay` milliseconds, as the bootstrap superuser in this database; false when no
+/// background worker is to be had (`max_worker_processes`): callers must do without.
+pub fn run(sql: &str, delay: u32) -> bool {
     let sql = &format!("{delay} {sql}");
     // SAFETY: the segment is written before the worker is registered and belongs to the worker
     // from then on; it survives this transaction because it is pinned.
@@ -61,14 +61,16 @@ pub fn run(sql: &str, delay: u32) {
         let mut worker = describe(b"rowclaim worker", b"rowclaim_worker");
         let mut segment = 0;
         if !put(&mut worker.bgw_extra, sql.as_bytes()) {
-            let Some(handle) = share(sql) else { return };
+            let Some(handle) = share(sql) else { return false };
             segment = handle;
         }
         let database = u64::from(pg_sys::MyDatabaseId.to_u32());
         worker.bgw_main_arg = pg_sys::Datum::from(database << 32 | u64::from(segment));
-        if !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) && segment != 0 {
+        let accepted = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut());
+        if !accepted && segment != 0 {
             pg_sys::dsm_unpin_segment(segment);
         }
+        accepted
     }
 }
 

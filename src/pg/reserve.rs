@@ -183,7 +183,7 @@ mod tests {
         let sizes = [1, 64, 65, 1000, 17, PIECE];
         let mut pieces: Vec<_> = sizes.map(|size| (reserve.take(layout(size, 16)), size)).to_vec();
         pieces.sort();
-        assert!(pieces.iter().all(|(piece, _)| reserve.has(*piece) && *piece as usize % 16 == 0));
+        assert!(pieces.iter().all(|(piece, _)| reserve.has(*piece) && (*piece as usize).is_multiple_of(16)));
         assert!(pieces.windows(2).all(|pair| pair[0].0 as usize + pair[0].1 <= pair[1].0 as usize));
         assert_eq!(in_use(reserve), 1 + 1 + 2 + 16 + 1 + PIECE / BLOCK);
         let (second, size) = pieces[1];

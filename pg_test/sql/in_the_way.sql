@@ -134,6 +134,24 @@ SELECT act(who, sql) FROM (VALUES
     ('cid', 'SELECT (status, owner, message) FROM steal_row(''place'', 7)'),
     ('bob', 'SELECT discard_changes()'),
     ('cid', 'SELECT (status, message) FROM steal_row(''place'', 7)')) steps(who, sql);
+-- Where a row is in the way and somebody else's row refers to another one too, the first is what is said.
+CREATE TABLE alias (id int PRIMARY KEY, code text REFERENCES place (code));
+SELECT enable_claims('alias', 'auto');
+SELECT act(who, sql) FROM (VALUES
+    ('ann', 'INSERT INTO place VALUES (8)'),
+    ('ann', 'UPDATE place SET code = ''z'' WHERE id = 4'),
+    ('bob', 'INSERT INTO item VALUES (1, 8)'),
+    ('bob', 'INSERT INTO alias VALUES (1, ''z'')'),
+    ('bob', 'UPDATE place SET code = ''d'' WHERE id = 2'),
+    ('ann', 'SELECT discard_changes()'),
+    ('ann', 'SELECT discard_changes(target => ''place'', key => ''4'')'),
+    ('cid', 'SELECT (status, owner, message) FROM steal_row(''place'', 4)'),
+    ('bob', 'UPDATE place SET code = ''b'' WHERE id = 2'),
+    ('ann', 'SELECT discard_changes()'),
+    ('bob', 'SELECT discard_changes()'),
+    ('ann', 'SELECT discard_changes()')) steps(who, sql);
+SELECT id, code, row_version, row_draft IS NULL FROM place ORDER BY id;
+SELECT * FROM check_claims();
 
 -- Whatever the table of drafts was like when a session began, it is not read as a whole to put rows back.
 SET rowclaim.actor = 'ann';

@@ -227,9 +227,10 @@ impl Rows {
 }
 
 impl Drop for Rows {
+    /// Where [`Rows::finish`] was not reached an error is on its way: what was put back is rolled back, and a check of it
+    /// would only raise another error in place of that one.
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.finish();
             self.let_go();
         }
     }

@@ -40,12 +40,14 @@ fn owned_rows(target: pg_sys::Oid, mut visit: impl FnMut(&Owned)) -> Result<()> 
     let root = Table::enabled(target)?;
     let moment = Moment::of_statement();
     let mut open = HashSet::new();
-    spi::query(
-        "SELECT id FROM rowclaim.draft WHERE journal_id = $1",
-        &[Arg::i32(root.journal_id)],
-        moment.sees(),
-        |row| open.extend(row.i64(1)),
-    );
+    if root.has_drafts() {
+        spi::query(
+            "SELECT id FROM rowclaim.draft WHERE journal_id = $1",
+            &[Arg::i32(root.journal_id)],
+            moment.sees(),
+            |row| open.extend(row.i64(1)),
+        );
+    }
     let mut leaves = Vec::new();
     spi::query(
         "SELECT c.oid FROM pg_catalog.pg_class c

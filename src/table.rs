@@ -238,6 +238,12 @@ impl Table {
         RowName { table: self.name(), key: self.key_visible_to(user).then(|| key.to_owned()) }
     }
 
+    /// May rows be in drafts? If not, a stamp means nothing once its transaction has ended, though its id may be that of a
+    /// draft: of what the same transaction has changed in other tables.
+    pub fn has_drafts(&self) -> bool {
+        self.committing == Committing::Explicit
+    }
+
     /// What ties rows of this table together; looked up at the first commit.
     pub fn constraints(&self) -> &[Constraint] {
         self.constraints.get_or_init(|| constraint::constraints(self.root))

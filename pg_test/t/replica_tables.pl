@@ -14,7 +14,7 @@ sub here { my ($sql) = @_; return $replica->safe_psql('postgres', $sql) }
 sub commit { my ($sql) = @_; my $seq = act($hub, 'alice', "$sql; SELECT commit_changes()"); die "$sql: $seq" if $seq !~ /^\d+$/; return $seq }
 
 # The tables of the hub by name: how they are partitioned there.
-my %hub = (columns => '', enabled => '', by_region => '', by_hash => '', deep => '', triggers => '', unreadable => '',
+my %hub = (columns => '', enabled => '', at_once => '', by_region => '', by_hash => '', deep => '', triggers => '', unreadable => '',
 	unpartitioned => 'PARTITION BY RANGE (id)', otherwise => 'PARTITION BY RANGE (id)');
 for my $table (sort keys %hub)
 {
@@ -26,7 +26,8 @@ my @regions = ('north', 'south', 'east');
 my %replica = (
 	columns => q{CREATE TABLE columns (gone int, extra text, n int, mine int NOT NULL DEFAULT 7, v text, made timestamptz DEFAULT now(), region text, id int PRIMARY KEY,
 		twice int GENERATED ALWAYS AS (n * 2) STORED, serial bigint GENERATED ALWAYS AS IDENTITY); ALTER TABLE columns DROP gone},
-	enabled => q{CREATE TABLE enabled (id int PRIMARY KEY, region text, v text, n int); SELECT create_journal('local'), enable_claims('enabled', claiming => 'auto', journal => 'local')},
+	enabled => q{CREATE TABLE enabled (id int PRIMARY KEY, region text, v text, n int); SELECT enable_claims('enabled', claiming => 'auto', journal => 'local')},
+	at_once => q{CREATE TABLE at_once (id int PRIMARY KEY, region text, v text, n int); SELECT enable_claims('at_once', 'auto', 'transaction', 'local')},
 	# The journal's key is no key here, and does not say which partition.
 	by_region => join(';', 'CREATE TABLE by_region (region text, id int NOT NULL, n int, v text) PARTITION BY LIST (region)',
 		map { "CREATE TABLE by_region_$_ PARTITION OF by_region FOR VALUES IN ('$_')" } @regions),
@@ -44,6 +45,7 @@ my %replica = (
 	unpartitioned => 'CREATE TABLE unpartitioned (id int PRIMARY KEY, region text, v text, n int)',
 	otherwise => q{CREATE TABLE otherwise (id int PRIMARY KEY, region text, v text, n int) PARTITION BY RANGE (id);
 		CREATE TABLE otherwise_1 PARTITION OF otherwise FOR VALUES FROM (MINVALUE) TO (150); CREATE TABLE otherwise_2 PARTITION OF otherwise FOR VALUES FROM (150) TO (MAXVALUE)});
+replica(q{SELECT create_journal('local')});
 replica($replica{$_}) for sort keys %replica;
 
 # Triggers: who fires, and as whom.
@@ -139,6 +141,15 @@ like(wait_failing($replica, $seq), qr/does not fit row public\.enabled \{"id": 1
 like(join("\n", log_errors($replica, $offset, 1)), qr/^55000 [^\n]*\nDETAIL:  \{"reason":"replay_diverged"[^\n]*\nHINT:  Replay goes on when carol has committed or discarded them\.$/, 'the log says so');
 is(act($replica, 'carol', q{SELECT discard_changes('local')}), 1, 'carol discards them');
 same('uncommitted changes discarded');
+# What was committed with a transaction does not, whatever else that transaction has put into a draft.
+act($replica, 'carol', q{BEGIN; UPDATE enabled SET v = 'mine' WHERE id = 10; UPDATE at_once SET v = v || '!' WHERE id = 10;
+	UPDATE at_once SET v = rtrim(v, '!') WHERE id = 10; COMMIT});
+is(here(q{SELECT count(*) FROM at_once t JOIN rowclaim.draft d ON d.id = t.row_draft WHERE d.actor = 'carol'}), 1, 'a row has the number of a draft that it is not in');
+commit('UPDATE at_once SET n = 99 WHERE id = 10');
+wait_applied($hub, $replica);
+is(here('SELECT n FROM at_once WHERE id = 10'), 99, 'and is replayed');
+is(act($replica, 'carol', q{SELECT discard_changes('local')}), 1, 'the draft has the other row');
+same('both kinds of tables in one transaction');
 
 # An owner without privileges ---------------------------------------------------------------------
 

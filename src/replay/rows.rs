@@ -191,7 +191,7 @@ impl Replay {
 
     /// The row found last must not have uncommitted changes here: a discard would undo replay.
     fn check_clean(&self, target: &mut Target, change: &Change) -> Result<()> {
-        let Some(table) = target.table() else { return Ok(()) };
+        let Some(table) = target.table().filter(|table| table.has_drafts()) else { return Ok(()) };
         let Some(stamp) = target.values().get(table.draft_column) else { return Ok(()) };
         match draft::header((stamp.value() as i64, table.journal_id)) {
             None => Ok(()),

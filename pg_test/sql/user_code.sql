@@ -61,3 +61,19 @@ SELECT DISTINCT as_whom, what FROM ran ORDER BY what;
 RESET SESSION AUTHORIZATION;
 DROP OWNED BY regress_user_code_mallory CASCADE;
 DROP ROLE regress_user_code_mallory;
+
+-- Errors of other code go through the extension's hooks as they are: SQLSTATEs of one's own, positions, contexts.
+\set VERBOSITY default
+SELECT current_actor() IS NOT NULL AS loaded;
+DO $$
+DECLARE
+    context text;
+BEGIN
+    EXECUTE $x$ DO $y$ BEGIN RAISE 'mine' USING ERRCODE = 'U9999'; END $y$ $x$;
+EXCEPTION WHEN SQLSTATE 'U9999' THEN
+    GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+    RAISE NOTICE '% %: %', SQLSTATE, SQLERRM, context;
+END $$;
+CREATE TABLE no_such_type (id no_such_type);
+SELECT 1 / (random() * 0)::int;
+DO $$ BEGIN EXECUTE 'SELECT 1 / 0'; END $$;

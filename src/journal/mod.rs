@@ -99,6 +99,7 @@ enum Fate {
 #[derive(Clone, Copy)]
 struct Drawn {
     journal: i32,
+    sequence: pg_sys::Oid,
     seq: i64,
     sub: SubId,
 }
@@ -131,9 +132,15 @@ fn give_up(lost: impl Fn(&Drawn) -> bool) {
         drawn.replace(kept);
         gone
     });
-    for Drawn { journal, seq, .. } in numbers {
-        sleeper::run(journal, &format!("SELECT rowclaim.write_void({journal}, {seq})"), VOID_DELAY);
+    for Drawn { journal, sequence, seq, .. } in numbers {
+        let sequence = sequence.to_u32();
+        sleeper::run(sequence, &write_void(journal, sequence, seq), VOID_DELAY);
     }
+}
+
+/// The worker's statement. It does nothing if the journal is another one by then, with the id of one that was dropped.
+fn write_void(journal: i32, sequence: u32, seq: i64) -> String {
+    format!("SELECT rowclaim.write_void({journal}, {seq}) FROM pg_catalog.pg_class WHERE oid = {sequence}")
 }
 
 impl Journal {
@@ -180,7 +187,9 @@ impl Journal {
             Lock::Number { journal: self.id, seq }.acquire(Mode::Exclusive);
             seq
         });
-        DRAWN.with(|drawn| drawn.borrow_mut().push(Drawn { journal: self.id, seq, sub: xact::current_sub() }));
+        DRAWN.with(|drawn| {
+            drawn.borrow_mut().push(Drawn { journal: self.id, sequence: self.sequence, seq, sub: xact::current_sub() })
+        });
         seq
     }
 
@@ -411,7 +420,7 @@ impl Journal {
             |row| row.i64(1),
         );
         if self.fill_gaps(last.flatten().unwrap_or(0))? == VOIDS_MAX {
-            worker::run(&format!("SELECT rowclaim.write_void({}, {seq})", self.id), 0);
+            worker::run(&write_void(self.id, self.sequence.to_u32(), seq), 0);
         }
         Ok(())
     }

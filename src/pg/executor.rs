@@ -4,8 +4,8 @@
 //! table may wait to be written together ([`wait`]). They are written when the statement whose triggers
 //! left them has fired its triggers, and before any statement that reads the table starts.
 
+use super::ffi::call_plainly;
 use pgrx::pg_sys;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -100,33 +100,34 @@ fn flush_if(wanted: impl FnOnce(Waiting) -> bool) {
     }
 }
 
-/// One statement deeper, until it is dropped.
-struct Deeper;
-
-impl Deeper {
-    fn enter() -> Deeper {
-        DEPTH.with(|depth| depth.set(depth.get() + 1));
-        Deeper
-    }
-}
-
-impl Drop for Deeper {
-    fn drop(&mut self) {
-        DEPTH.with(|depth| depth.set(depth.get() - 1));
-    }
-}
-
 /// Has the statement whose rows wait ended unseen? The first one that loads this library may.
 fn is_left_behind(waiting: Waiting) -> bool {
     waiting.depth > DEPTH.with(Cell::get) || waiting.depth == 0
 }
 
+// The hooks themselves are not guarded by pgrx, and call the server without it: see `call_plainly`. What may raise an
+// error of this extension's is in functions that are.
+
 #[pg_guard]
-unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: core::ffi::c_int) {
+unsafe extern "C-unwind" fn flush_before(query: *mut pg_sys::QueryDesc) {
     flush_if(|waiting| is_left_behind(waiting) || reads(query, waiting.table));
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn flush_all() {
+    flush_if(|_| true);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn flush_left_behind() {
+    flush_if(is_left_behind);
+}
+
+unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: core::ffi::c_int) {
+    flush_before(query);
     match PREVIOUS.with(Cell::get).start {
-        Some(previous) => pg_guard_ffi_boundary(|| previous(query, flags)),
-        None => pg_sys::standard_ExecutorStart(query, flags),
+        Some(previous) => previous(query, flags),
+        None => server::standard_ExecutorStart(query, flags),
     }
 }
 
@@ -199,48 +200,45 @@ impl Running {
     }
 }
 
-/// Puts back which statement runs when it is dropped.
-struct Outer(Running, Deeper);
-
-impl Drop for Outer {
-    fn drop(&mut self) {
-        RUNNING.with(|running| running.set(self.0));
-    }
+/// What the server does one statement deeper.
+unsafe fn deeper(body: impl FnOnce()) {
+    let depth = DEPTH.with(Cell::get);
+    DEPTH.with(|cell| cell.set(depth + 1));
+    call_plainly(body, || DEPTH.with(|cell| cell.set(depth)));
 }
 
-fn enter_run(query: *mut pg_sys::QueryDesc) -> Outer {
-    let number = RUNS.with(|runs| {
-        runs.set(runs.get() + 1);
-        runs.get()
+/// What the server does while it runs a statement that was started.
+unsafe fn run(query: *mut pg_sys::QueryDesc, body: impl FnOnce()) {
+    let number = RUNS.with(Cell::get) + 1;
+    RUNS.with(|runs| runs.set(number));
+    let (outer, depth) = (RUNNING.with(Cell::get), DEPTH.with(Cell::get));
+    RUNNING.with(|running| running.set(Running { number, estate: (*query).estate }));
+    DEPTH.with(|cell| cell.set(depth + 1));
+    call_plainly(body, || {
+        RUNNING.with(|running| running.set(outer));
+        DEPTH.with(|cell| cell.set(depth));
     });
-    // SAFETY: the query was started.
-    let estate = unsafe { (*query).estate };
-    Outer(RUNNING.with(|running| running.replace(Running { number, estate })), Deeper::enter())
 }
 
 #[cfg(not(feature = "pg18"))]
-#[pg_guard]
 unsafe extern "C-unwind" fn on_run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
     count: u64,
     once: bool,
 ) {
-    let _outer = enter_run(query);
-    match PREVIOUS.with(Cell::get).run {
-        Some(previous) => pg_guard_ffi_boundary(|| previous(query, direction, count, once)),
-        None => pg_sys::standard_ExecutorRun(query, direction, count, once),
-    }
+    run(query, || match PREVIOUS.with(Cell::get).run {
+        Some(previous) => previous(query, direction, count, once),
+        None => server::standard_ExecutorRun(query, direction, count, once),
+    });
 }
 
 #[cfg(feature = "pg18")]
-#[pg_guard]
 unsafe extern "C-unwind" fn on_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64) {
-    let _outer = enter_run(query);
-    match PREVIOUS.with(Cell::get).run {
-        Some(previous) => pg_guard_ffi_boundary(|| previous(query, direction, count)),
-        None => pg_sys::standard_ExecutorRun(query, direction, count),
-    }
+    run(query, || match PREVIOUS.with(Cell::get).run {
+        Some(previous) => previous(query, direction, count),
+        None => server::standard_ExecutorRun(query, direction, count),
+    });
 }
 
 /// Does a statement read a table, or write it? What the functions it calls do is done by statements of theirs, but in the
@@ -253,19 +251,15 @@ unsafe fn reads(query: *mut pg_sys::QueryDesc, table: pg_sys::Oid) -> bool {
     !list.is_null() && (0..(*list).length as usize).any(|i| (*(*list).elements.add(i)).oid_value == table)
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn on_finish(query: *mut pg_sys::QueryDesc) {
-    let deeper = Deeper::enter();
-    match PREVIOUS.with(Cell::get).finish {
-        Some(previous) => pg_guard_ffi_boundary(|| previous(query)),
-        None => pg_sys::standard_ExecutorFinish(query),
-    }
-    drop(deeper);
-    flush_if(is_left_behind);
+    deeper(|| match PREVIOUS.with(Cell::get).finish {
+        Some(previous) => previous(query),
+        None => server::standard_ExecutorFinish(query),
+    });
+    flush_left_behind();
 }
 
 #[allow(clippy::too_many_arguments, reason = "the server's signature")]
-#[pg_guard]
 unsafe extern "C-unwind" fn on_utility(
     statement: *mut pg_sys::PlannedStmt,
     text: *const core::ffi::c_char,
@@ -276,16 +270,41 @@ unsafe extern "C-unwind" fn on_utility(
     dest: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    flush_if(|_| true);
-    let deeper = Deeper::enter();
-    match PREVIOUS.with(Cell::get).utility {
-        Some(previous) => pg_guard_ffi_boundary(|| {
-            previous(statement, text, read_only, context, params, environment, dest, completion)
-        }),
+    flush_all();
+    deeper(|| match PREVIOUS.with(Cell::get).utility {
+        Some(previous) => previous(statement, text, read_only, context, params, environment, dest, completion),
         None => {
-            pg_sys::standard_ProcessUtility(statement, text, read_only, context, params, environment, dest, completion)
+            server::standard_ProcessUtility(statement, text, read_only, context, params, environment, dest, completion)
         }
+    });
+    flush_left_behind();
+}
+
+/// The server's functions as they are.
+mod server {
+    use pgrx::pg_sys;
+
+    extern "C-unwind" {
+        pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: core::ffi::c_int);
+        #[cfg(not(feature = "pg18"))]
+        pub fn standard_ExecutorRun(
+            query: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+            once: bool,
+        );
+        #[cfg(feature = "pg18")]
+        pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
+        pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            text: *const core::ffi::c_char,
+            read_only: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            params: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            dest: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
     }
-    drop(deeper);
-    flush_if(is_left_behind);
 }

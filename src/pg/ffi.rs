@@ -33,6 +33,7 @@ mod raw {
         );
         #[cfg(not(feature = "pg15"))]
         pub fn IsLogicalParallelApplyWorker() -> bool;
+        pub fn pg_re_throw() -> !;
         pub static mut bytea_output: core::ffi::c_int;
         pub static mut xmloption: core::ffi::c_int;
     }
@@ -62,6 +63,28 @@ pub fn session_user() -> pg_sys::Oid {
 pub fn in_apply_worker() -> bool {
     // SAFETY: as above.
     unsafe { raw::IsLogicalWorker() }
+}
+
+/// Calls the server as it calls itself: an error goes on as it is, with all that the server knows of it, after `cleanup`
+/// (PG_TRY … PG_FINALLY). Through [`pg_guard_ffi_boundary`] it would lose its position, its context, and a SQLSTATE of
+/// the user's own.
+///
+/// # Safety
+/// `body` only calls functions of the server that no guard of pgrx wraps, and owns nothing. The caller is no guarded
+/// function and owns nothing.
+pub unsafe fn call_plainly(body: impl FnOnce(), cleanup: impl FnOnce()) {
+    let (handler, context) = (pg_sys::PG_exception_stack, pg_sys::error_context_stack);
+    let raised = cee_scape::call_with_sigsetjmp(false, |buffer| {
+        pg_sys::PG_exception_stack = std::ptr::from_ref(buffer).cast_mut().cast();
+        body();
+        0
+    });
+    pg_sys::PG_exception_stack = handler;
+    pg_sys::error_context_stack = context;
+    cleanup();
+    if raised != 0 {
+        raw::pg_re_throw();
+    }
 }
 
 /// How deep trigger functions are nested: 1 in one of a statement that no trigger has made.

@@ -16,12 +16,12 @@ const NAME: &CStr =
         Err(_) => c"rowclaim sleepers",
     };
 
-/// Whose worker wakes up when: database, journal, microseconds.
+/// Whose worker wakes up when: database, the sequence of the journal, microseconds.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Sleeper {
     database: u32,
-    journal: i32,
+    sequence: u32,
     until: i64,
 }
 
@@ -44,20 +44,20 @@ pub fn prepare() {
 
 /// Has `sql` run in this database after `delay` milliseconds, unless a worker of the journal wakes up late enough to see
 /// what has happened by now. [`prepare`] was called before.
-pub fn run(journal: i32, sql: &str, delay: u32) {
+pub fn run(sequence: u32, sql: &str, delay: u32) {
     // SAFETY: a plain read of this process's database id.
     let database = unsafe { pg_sys::MyDatabaseId.to_u32() };
     let (now, delay_micros) = (xact::clock(), i64::from(delay) * 1_000);
     let asleep = |until: i64| {
         let Some(shared) = SHARED.with(Cell::get) else { return true };
         let mut state = shared.lock();
-        let known = state.0.iter().position(|s| (s.database, s.journal) == (database, journal));
+        let known = state.0.iter().position(|s| (s.database, s.sequence) == (database, sequence));
         let Some(at) = known.or_else(|| state.0.iter().position(|s| s.until < now)) else { return true };
         // The transaction that asks still has its locks: the worker must not be awake before it has ended.
-        if until != 0 && state.0[at].until > now + delay_micros / 3 && known.is_some() {
+        if until != 0 && state.0[at].until > now + 2 * delay_micros / 3 && known.is_some() {
             return false;
         }
-        state.0[at] = Sleeper { database, journal, until };
+        state.0[at] = Sleeper { database, sequence, until };
         true
     };
     if asleep(now + delay_micros) && !worker::run(sql, delay) {

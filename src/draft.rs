@@ -243,15 +243,7 @@ fn take(store: &Store, draft: DraftKey, mut header: Option<Found>) -> Touch {
         let Some(found) = header.take().or_else(|| find_header(store, draft)) else { break Touch::Closed };
         let mut row = found.row();
         row[TOUCHED_AT] = Some(pg_sys::Datum::from(xact::clock()));
-        let mut taken = store.try_update(&found, &row);
-        if taken == Locked::Taken {
-            // So it seems, too, where this transaction has locked it before.
-            taken = store.try_lock(&found);
-            if taken == Locked::Done {
-                store.update(&found, &row);
-            }
-        }
-        match taken {
+        match store.try_update(&found, &row) {
             Locked::Done => break Touch::Keep,
             Locked::Taken => break Touch::Move,
             Locked::Changed => {}

@@ -85,54 +85,35 @@ impl Store {
 
     /// Replaces a found row. A concurrent change of it is an error: the user row's lock excludes it.
     pub fn update(&self, found: &Found, row: &[Option<pg_sys::Datum>]) {
-        if self.replace(found, row, true) != Locked::Done {
-            pgrx::error!("row of {} concurrently updated", self.layout.table.to_string_lossy());
+        // SAFETY: as in insert(); the place is the found row's, which may be this command's own.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            let tuple = self.form(row);
+            let mut tid = found.tid;
+            #[cfg(feature = "pg15")]
+            pg_sys::simple_heap_update(self.relation, &mut tid, tuple);
+            #[cfg(not(feature = "pg15"))]
+            {
+                let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+                pg_sys::simple_heap_update(self.relation, &mut tid, tuple, &mut indexes);
+            }
+            let heap_only = (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0;
+            match heap_only {
+                true => {}
+                false if self.oids.as_made => self.insert_into_known(row, &mut (*tuple).t_self),
+                false => self.insert_into_all(tuple),
+            }
+            pg_sys::heap_freetuple(tuple);
         }
     }
 
     /// Replaces a found row, unless another transaction has it; never waits.
     pub fn try_update(&self, found: &Found, row: &[Option<pg_sys::Datum>]) -> Locked {
-        self.replace(found, row, false)
-    }
-
-    fn replace(&self, found: &Found, row: &[Option<pg_sys::Datum>], wait: bool) -> Locked {
-        let mut failure = pg_sys::TM_FailureData::default();
-        let mut mode = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
-        // SAFETY: as in insert(); the place is the found row's, which may be this command's own; there is no snapshot to
-        // check against.
-        unsafe {
-            pg_sys::CommandCounterIncrement();
-            let tuple = self.form(row);
-            let (mut tid, none) = (found.tid, std::ptr::null_mut());
-            let command = pg_sys::GetCurrentCommandId(true);
-            #[cfg(feature = "pg15")]
-            let result =
-                pg_sys::heap_update(self.relation, &mut tid, tuple, command, none, wait, &mut failure, &mut mode);
-            #[cfg(not(feature = "pg15"))]
-            let result = {
-                let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
-                pg_sys::heap_update(
-                    self.relation,
-                    &mut tid,
-                    tuple,
-                    command,
-                    none,
-                    wait,
-                    &mut failure,
-                    &mut mode,
-                    &mut indexes,
-                )
-            };
-            let heap_only = (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0;
-            match result {
-                pg_sys::TM_Result::TM_Ok if heap_only => {}
-                pg_sys::TM_Result::TM_Ok if self.oids.as_made => self.insert_into_known(row, &mut (*tuple).t_self),
-                pg_sys::TM_Result::TM_Ok => self.insert_into_all(tuple),
-                _ => {}
-            }
-            pg_sys::heap_freetuple(tuple);
-            self.outcome(result)
+        let locked = self.try_lock(found);
+        if locked == Locked::Done {
+            self.update(found, row);
         }
+        locked
     }
 
     pub fn delete(&self, found: &Found) {
@@ -191,15 +172,11 @@ impl Store {
             pg_sys::ReleaseBuffer(buffer);
             result
         };
-        self.outcome(result)
-    }
-
-    fn outcome(&self, result: pg_sys::TM_Result::Type) -> Locked {
         match result {
             pg_sys::TM_Result::TM_Ok => Locked::Done,
-            pg_sys::TM_Result::TM_WouldBlock | pg_sys::TM_Result::TM_BeingModified => Locked::Taken,
+            pg_sys::TM_Result::TM_WouldBlock => Locked::Taken,
             pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => Locked::Changed,
-            other => pgrx::error!("unexpected result {other} of a write to {}", self.layout.table.to_string_lossy()),
+            other => pgrx::error!("unexpected result {other} of a lock on {}", self.layout.table.to_string_lossy()),
         }
     }
 

@@ -212,7 +212,7 @@ class Bench:
         order = list(contestants)
         for _ in range(self.rounds):
             # Nobody always follows the same one.
-            order.append(order.pop(0))
+            order = order[1:] + order[:1]
             for name in order:
                 sample = contestants[name]()
                 for i, value in enumerate(sample if isinstance(sample, tuple) else (sample,)):

@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes 'usleep';
 
-our @EXPORT = qw(new_node session send_query receive kill_backend start_pgbench finish_pgbench replay no_lock_trouble);
+our @EXPORT = qw(new_node session send_query receive try kill_backend start_pgbench finish_pgbench replay no_lock_trouble);
 
 # A server with the extension in database postgres.
 sub new_node
@@ -53,6 +53,15 @@ sub receive
 	my ($output, $error) = map { s/\n?<done>\n//r } $session->{stdout}, $session->{stderr};
 	$session->{stdout} = $session->{stderr} = '';
 	return ($output, $error);
+}
+
+# The error of a query, '' if there is none.
+sub try
+{
+	my ($session, $query) = @_;
+	send_query($session, $query);
+	my (undef, $error) = receive($session);
+	return $error;
 }
 
 # Kills a server process and waits until the server, which restarts all others, accepts connections again.

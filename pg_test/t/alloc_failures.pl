@@ -131,15 +131,6 @@ sub connect_me
 	return;
 }
 
-# The errors of a query of "me", '' if there are none.
-sub try
-{
-	my ($query) = @_;
-	send_query($me, $query);
-	my (undef, $error) = receive($me);
-	return $error;
-}
-
 sub prepare
 {
 	my ($before) = @_;
@@ -164,7 +155,7 @@ sub fail_in
 	my $transaction = "BEGIN\\; $call\\; COMMIT";
 	set_control($pid, $way->{own} // 0, $first, $way->{count} // 0, 0, 0, 0);
 	my $offset = -s $node->logfile;
-	my $error = eval { try($transaction) } // "no answer: $@";
+	my $error = eval { try($me, $transaction) } // "no answer: $@";
 	my ($calls, $failed) = counts();
 	set_control((0) x 7);
 	$allocations{$name}{$how} //= $calls;
@@ -186,12 +177,12 @@ sub fail_in
 	{
 		trouble("$what: $error") if !$failed || $error !~ /^(psql:\S+ )?ERROR:  53200\s*$/;
 		$errors{$how}++;
-		try('ROLLBACK');
+		try($me, 'ROLLBACK');
 	}
 	if ($error ne '')
 	{
 		trouble("$what: something is left behind") if $admin->query_safe('SELECT state()') ne $state;
-		my $again = try($transaction);
+		my $again = try($me, $transaction);
 		trouble("$what: it fails afterwards: $again") if $again ne '';
 	}
 	trouble("$what: the session has ended") if $me->query_safe('SELECT pg_backend_pid()') ne $pid;

@@ -103,15 +103,6 @@ sub sound
 	return;
 }
 
-# The error of a query, '' if there is none.
-sub try
-{
-	my ($query) = @_;
-	send_query($me, $query);
-	my (undef, $error) = receive($me);
-	return $error;
-}
-
 sub prepare
 {
 	my ($before) = @_;
@@ -152,7 +143,7 @@ for my $name (sort keys %calls)
 			else
 			{
 				# An interruption that came late may hit the next statements, too.
-				1 while try('ROLLBACK') ne '' or try(q{SET statement_timeout = '60s'}) ne '';
+				1 while try($me, 'ROLLBACK') ne '' or try($me, q{SET statement_timeout = '60s'}) ne '';
 			}
 			if (($error // '') ne '')
 			{
@@ -168,7 +159,7 @@ for my $name (sort keys %calls)
 		}
 		# The same call in the same session.
 		my $start = time;
-		my $error = try($transaction);
+		my $error = try($me, $transaction);
 		$length //= time - $start;
 		push @trouble, "$name fails afterwards: $error" if $error ne '';
 		sound("$name, afterwards");

@@ -13,7 +13,6 @@ use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::time::Duration;
 
 /// A changeset: the id of its journal and its number.
@@ -28,12 +27,6 @@ const IDLE: i64 = 1_000_000;
 const REST: Duration = Duration::from_millis(2);
 /// How long a worker may take to start; after that another one is started.
 const START: i64 = 10_000_000;
-
-const NAME: &CStr =
-    match CStr::from_bytes_with_nul(concat!("rowclaim announcements ", env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(name) => name,
-        Err(_) => c"rowclaim announcements",
-    };
 
 /// What all sessions share.
 #[repr(C)]
@@ -69,7 +62,7 @@ unsafe impl Zeroed for State {}
 
 /// The memory; `None` where there is none or no server that could start a worker.
 fn shared() -> Option<&'static Shared<State>> {
-    let shared = SHARED.with(Cell::get).unwrap_or_else(|| Shared::attach(NAME));
+    let shared = SHARED.with(Cell::get).unwrap_or_else(|| Shared::attach("announcements"));
     SHARED.with(|cell| cell.set(Some(shared)));
     shared
 }

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::UnsafeCell;
-use std::ffi::CStr;
+use std::ffi::CString;
 use std::ops::{Deref, DerefMut};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,9 +22,10 @@ pub struct Shared<T> {
 }
 
 impl<T: Zeroed> Shared<T> {
-    /// The memory of this name; `None` where there is no room for it or no server with other processes. The name tells
+    /// The memory for this; `None` where there is no room for it or no server with other processes. Its name tells
     /// versions apart: another one's may look different, and be there until the server is restarted.
-    pub fn attach(name: &CStr) -> Option<&'static Shared<T>> {
+    pub fn attach(purpose: &str) -> Option<&'static Shared<T>> {
+        let name = CString::new(format!("rowclaim {purpose} {}", env!("CARGO_PKG_VERSION"))).unwrap_or_default();
         // SAFETY: the structure is the same in every session and lives as long as the server; an error leaves no lock.
         unsafe {
             let context = pg_sys::CurrentMemoryContext;

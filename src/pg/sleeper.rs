@@ -5,16 +5,9 @@ use super::shared::{Shared, Zeroed};
 use super::{worker, xact};
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::ffi::CStr;
 
 /// The most journals of the whole server that have one; others' workers are not shared.
 const SLEEPERS: usize = 128;
-
-const NAME: &CStr =
-    match CStr::from_bytes_with_nul(concat!("rowclaim sleepers ", env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(name) => name,
-        Err(_) => c"rowclaim sleepers",
-    };
 
 /// Whose worker wakes up when: database, the sequence of the journal, microseconds.
 #[repr(C)]
@@ -38,7 +31,7 @@ thread_local! {
 /// Attaches to the memory, which may raise an error that is caught: not at the end of a transaction.
 pub fn prepare() {
     if SHARED.with(Cell::get).is_none() {
-        SHARED.with(|cell| cell.set(Shared::attach(NAME)));
+        SHARED.with(|cell| cell.set(Shared::attach("sleepers")));
     }
 }
 

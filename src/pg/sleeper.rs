@@ -41,19 +41,22 @@ pub fn run(sequence: u32, sql: &str, delay: u32) {
     // SAFETY: a plain read of this process's database id.
     let database = unsafe { pg_sys::MyDatabaseId.to_u32() };
     let (now, delay_micros) = (xact::clock(), i64::from(delay) * 1_000);
-    let asleep = |until: i64| {
-        let Some(shared) = SHARED.with(Cell::get) else { return true };
-        let mut state = shared.lock();
-        let known = state.0.iter().position(|s| (s.database, s.sequence) == (database, sequence));
-        let Some(at) = known.or_else(|| state.0.iter().position(|s| s.until < now)) else { return true };
-        // The transaction that asks still has its locks: the worker must not be awake before it has ended.
-        if until != 0 && state.0[at].until > now + 2 * delay_micros / 3 && known.is_some() {
-            return false;
+    let shared = SHARED.with(Cell::get);
+    let is_own = |s: &Sleeper| (s.database, s.sequence) == (database, sequence);
+    // The transaction that asks still has its locks: the worker must not be awake before it has ended.
+    let late_enough = |s: &Sleeper| is_own(s) && s.until > now + 2 * delay_micros / 3;
+    if shared.is_some_and(|shared| shared.lock().0.iter().any(late_enough)) {
+        return;
+    }
+    // Only a worker that the server has accepted is noted: nobody relies on one that it may still refuse.
+    if worker::run(sql, delay) {
+        if let Some(shared) = shared {
+            let sleepers = &mut shared.lock().0;
+            let known = sleepers.iter().position(is_own);
+            if let Some(at) = known.or_else(|| sleepers.iter().position(|s| s.until < now)) {
+                let until = now + delay_micros;
+                sleepers[at] = Sleeper { database, sequence, until };
+            }
         }
-        state.0[at] = Sleeper { database, sequence, until };
-        true
-    };
-    if asleep(now + delay_micros) && !worker::run(sql, delay) {
-        asleep(0);
     }
 }

@@ -727,6 +727,9 @@ CREATE OR REPLACE FUNCTION rowclaim.pruned_seq(journal text) RETURNS bigint
         FROM (SELECT rowclaim.first_seq(pruned_seq.journal) AS first) f;
     END;
 
+-- Headers are updated by each transaction that goes on with a draft, and then their whole page is pruned: few in a page.
+ALTER TABLE rowclaim.draft SET (fillfactor = 30);
+
 -- Commits that depend on other drafts. What the open ones have given up is not known: perhaps everything.
 ALTER TABLE rowclaim.draft_row ADD COLUMN gives boolean NOT NULL DEFAULT true;
 ALTER TABLE rowclaim.draft_row ALTER COLUMN gives SET DEFAULT false;

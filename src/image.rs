@@ -13,27 +13,30 @@ pub type Image<'a> = Vec<(Cow<'a, str>, &'a str)>;
 /// Appends `text` as a JSON string.
 pub fn push_json_string(out: &mut String, text: &str) {
     out.push('"');
-    let mut clean = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0..=0x1f => "",
-            _ => continue,
-        };
-        out.push_str(&text[clean..at]);
-        if escape.is_empty() {
-            let _ = write!(out, "\\u{byte:04x}");
-        } else {
-            out.push_str(escape);
+    let mut rest = text;
+    while let Some(at) = first_escaped(rest.as_bytes()) {
+        let byte = rest.as_bytes()[at];
+        out.push_str(&rest[..at]);
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            _ => drop(write!(out, "\\u{byte:04x}")),
         }
-        clean = at + 1;
+        rest = &rest[at + 1..];
     }
-    out.push_str(&text[clean..]);
+    out.push_str(rest);
     out.push('"');
+}
+
+/// Where the first byte is that JSON has escaped. Eight at a time, so that the compiler looks at them together.
+fn first_escaped(text: &[u8]) -> Option<usize> {
+    let is_escaped = |byte: &u8| matches!(byte, 0..=0x1f | b'"' | b'\\');
+    let clean = text.chunks_exact(8).take_while(|chunk| !chunk.iter().fold(false, |any, byte| any | is_escaped(byte)));
+    let from = 8 * clean.count();
+    text[from..].iter().position(is_escaped).map(|at| from + at)
 }
 
 /// Splits a JSON object into names and raw values without touching the values.
@@ -175,6 +178,17 @@ mod tests {
         push_json_string(&mut out, "a\"b\\c\n\u{1}é\u{10348}");
         assert_eq!(out, "\"a\\\"b\\\\c\\n\\u0001é\u{10348}\"");
         assert_eq!(scalar_text(&out).ok().flatten().as_deref(), Some("a\"b\\c\n\u{1}é\u{10348}"));
+    }
+
+    #[test]
+    fn what_must_be_escaped_is_found_anywhere() {
+        for (escaped, with) in [('"', "\\\""), ('\\', "\\\\"), ('\u{1f}', "\\u001f")] {
+            for (before, after) in (0..40).flat_map(|before| (0..20).map(move |after| (before, after))) {
+                let (mut out, before, after) = (String::new(), "ä".repeat(before), "b".repeat(after));
+                push_json_string(&mut out, &format!("{before}{escaped}{escaped}{after}"));
+                assert_eq!(out, format!("\"{before}{with}{with}{after}\""));
+            }
+        }
     }
 
     #[test]

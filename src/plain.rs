@@ -21,7 +21,12 @@ pub fn push_integer(out: &mut String, number: i64) {
 }
 
 fn push_ascii(out: &mut String, text: &[u8]) {
-    out.extend(text.iter().map(|byte| char::from(*byte)));
+    out.push_str(std::str::from_utf8(text).unwrap_or_default());
+}
+
+/// Two digits of a number below 100.
+fn two(number: i64) -> [u8; 2] {
+    [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
 }
 
 /// The digits of a number below 10,000.
@@ -70,14 +75,12 @@ pub fn push_timestamp(out: &mut String, micros: i64, zone: bool) -> bool {
     let Some((year, month, day)) = date(micros.div_euclid(DAY)) else { return false };
     let micros = micros.rem_euclid(DAY);
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let two = |number: i64| [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
-    push_ascii(out, &four(year as u16));
-    for (before, number) in
-        [('-', month), ('-', day), (' ', seconds / 3600), (':', seconds / 60 % 60), (':', seconds % 60)]
-    {
-        out.push(before);
-        push_ascii(out, &two(number));
+    let mut text = *b"0000-00-00 00:00:00";
+    text[..4].copy_from_slice(&four(year as u16));
+    for (at, number) in [(5, month), (8, day), (11, seconds / 3600), (14, seconds / 60 % 60), (17, seconds % 60)] {
+        text[at..at + 2].copy_from_slice(&two(number));
     }
+    push_ascii(out, &text);
     if fraction > 0 {
         out.push('.');
         push_ascii(out, &two(fraction / 10_000));

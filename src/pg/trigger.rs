@@ -220,17 +220,19 @@ impl Call {
             if self.overwrite(storage, set) {
                 return self.proceed();
             }
-            let mut columns = set.map(|(index, _)| index as i32 + 1);
-            let mut values = set.map(|(_, value)| value);
-            let mut nulls = [false; N];
-            let tuple = pg_sys::heap_modify_tuple_by_cols(
-                (*self.data).tg_newtuple,
-                (*(*self.data).tg_relation).rd_att,
-                N as i32,
-                columns.as_mut_ptr(),
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
+            // As heap_modify_tuple(), from the attributes as they were taken out already.
+            let row = self.new_row();
+            let mut values = std::slice::from_raw_parts(row.values, row.len).to_vec();
+            let mut nulls = std::slice::from_raw_parts(row.nulls, row.len).to_vec();
+            for (index, value) in set {
+                (values[index], nulls[index]) = (value, false);
+            }
+            let desc = (*(*self.data).tg_relation).rd_att;
+            let tuple = pg_sys::heap_form_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let former = (*self.data).tg_newtuple;
+            (*(*tuple).t_data).t_ctid = (*(*former).t_data).t_ctid;
+            (*tuple).t_self = (*former).t_self;
+            (*tuple).t_tableOid = (*former).t_tableOid;
             pg_sys::Datum::from(tuple as usize)
         }
     }

@@ -29,6 +29,11 @@ pub struct Only {
 }
 
 impl Index {
+    /// Is a row of the table in it?
+    pub(super) fn has(&self, row: &[Option<pg_sys::Datum>]) -> bool {
+        self.only.as_ref().is_none_or(|only| (only.holds)(row))
+    }
+
     /// # Safety
     /// The index, if there is one, belongs to a table that is locked.
     unsafe fn is_as_made(&self, oid: pg_sys::Oid) -> bool {

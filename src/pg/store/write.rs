@@ -4,6 +4,30 @@ use super::layout::{Index, COLUMNS};
 use super::{Found, Store};
 use crate::pg::owner::AsTableOwner;
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+
+/// The server's functions as they are: pgrx would put an error boundary around each call, and here one does for many.
+mod server {
+    use pgrx::pg_sys;
+
+    extern "C-unwind" {
+        pub fn index_insert(
+            index: pg_sys::Relation,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+            tid: pg_sys::ItemPointer,
+            table: pg_sys::Relation,
+            check: pg_sys::IndexUniqueCheck::Type,
+            unchanged: bool,
+            info: *mut pg_sys::IndexInfo,
+        ) -> bool;
+        pub fn MakeSingleTupleTableSlot(
+            desc: pg_sys::TupleDesc,
+            ops: *const pg_sys::TupleTableSlotOps,
+        ) -> *mut pg_sys::TupleTableSlot;
+        pub fn ExecStoreVirtualTuple(slot: *mut pg_sys::TupleTableSlot) -> *mut pg_sys::TupleTableSlot;
+    }
+}
 
 /// A row for [`Store::insert_all`].
 pub struct Fresh<const N: usize> {
@@ -23,6 +47,7 @@ pub enum Locked {
     /// It was changed or deleted since: look again.
     Changed,
 }
+
 impl Store {
     /// Appends a row.
     pub fn insert(&self, row: &[Option<pg_sys::Datum>]) {
@@ -38,7 +63,8 @@ impl Store {
         }
     }
 
-    /// Appends rows together; returns the places of those that were left out.
+    /// Appends rows together; returns the places of those that were left out. What it needs in between stays in the current
+    /// memory context.
     pub fn insert_all<const N: usize>(&self, rows: &[Fresh<N>]) -> Vec<usize> {
         let mut left = vec![false; rows.len()];
         if !self.oids.as_made {
@@ -49,11 +75,13 @@ impl Store {
                 }
             }
         } else {
-            // SAFETY: one value per attribute of the table, in order; the slots are this function's own.
+            let mut slots = Vec::with_capacity(rows.len());
+            // SAFETY: one value per attribute of the table, in order; the slots are this function's own. What is called in
+            // a boundary is the server's, and nothing in there is to be dropped.
             unsafe {
                 // A copy: slots of the relation's own descriptor would each be noted and forgotten one by one.
                 let desc = pg_sys::CreateTupleDescCopy((*self.relation).rd_att);
-                let mut slots: Vec<_> = rows.iter().map(|fresh| slot(desc, &fresh.row)).collect();
+                pg_guard_ffi_boundary(|| slots.extend(rows.iter().map(|fresh| slot(desc, &fresh.row))));
                 let mut from = 0;
                 for run in rows.chunk_by(|a, b| a.command == b.command) {
                     let slots = slots[from..from + run.len()].as_mut_ptr();
@@ -62,12 +90,19 @@ impl Store {
                     from += run.len();
                 }
                 for (number, index) in self.layout.indexes.iter().enumerate() {
-                    for ((fresh, slot), left) in rows.iter().zip(&slots).zip(&mut left) {
-                        if !*left {
-                            let yields = number == 0 && fresh.yields;
-                            *left = !self.enter(number, index, &fresh.row, &mut (**slot).tts_tid, yields) && yields;
-                        }
+                    if !rows.iter().any(|fresh| index.has(&fresh.row)) {
+                        continue;
                     }
+                    let relation = self.index(number);
+                    pg_guard_ffi_boundary(|| {
+                        for ((fresh, slot), left) in rows.iter().zip(&slots).zip(&mut left) {
+                            if !*left && index.has(&fresh.row) {
+                                let yields = number == 0 && fresh.yields;
+                                let tid = &mut (**slot).tts_tid;
+                                *left = !self.enter(relation, index, &fresh.row, tid, yields) && yields;
+                            }
+                        }
+                    });
                 }
                 if left.contains(&true) {
                     pg_sys::CommandCounterIncrement();
@@ -77,7 +112,6 @@ impl Store {
                         pg_sys::simple_heap_delete(self.relation, &mut (**slot).tts_tid);
                     }
                 }
-                slots.drain(..).for_each(|slot| pg_sys::ExecDropSingleTupleTableSlot(slot));
             }
         }
         left.iter().enumerate().filter_map(|(place, left)| left.then_some(place)).collect()
@@ -182,22 +216,25 @@ impl Store {
 
     unsafe fn insert_into_known(&self, row: &[Option<pg_sys::Datum>], tid: pg_sys::ItemPointer) {
         for (number, index) in self.layout.indexes.iter().enumerate() {
-            self.enter(number, index, row, tid, false);
+            if index.has(row) {
+                let relation = self.index(number);
+                pg_guard_ffi_boundary(|| self.enter(relation, index, row, tid, false));
+            }
         }
     }
 
-    /// Enters a row into an index that has it. `yields`: false, instead of an error, if its key may be taken.
+    /// Enters a row into an index that is to have it. `yields`: false, instead of an error, if its key may be taken.
+    ///
+    /// # Safety
+    /// Called in an error boundary; `relation` is the index, open.
     unsafe fn enter(
         &self,
-        number: usize,
+        relation: pg_sys::Relation,
         index: &Index,
         row: &[Option<pg_sys::Datum>],
         tid: pg_sys::ItemPointer,
         yields: bool,
     ) -> bool {
-        if index.only.as_ref().is_some_and(|only| !(only.holds)(row)) {
-            return true;
-        }
         let mut values = [pg_sys::Datum::from(0); COLUMNS];
         let mut nulls = [false; COLUMNS];
         for (place, column) in index.columns.iter().enumerate() {
@@ -213,8 +250,8 @@ impl Store {
         };
         // B-trees do not look at it.
         let mut info = pg_sys::IndexInfo { type_: pg_sys::NodeTag::T_IndexInfo, ..Default::default() };
-        pg_sys::index_insert(
-            self.index(number),
+        server::index_insert(
+            relation,
             values.as_mut_ptr(),
             nulls.as_mut_ptr(),
             tid,
@@ -254,11 +291,14 @@ impl Store {
 }
 
 /// A slot with a row.
+///
+/// # Safety
+/// Called in an error boundary; one value per attribute.
 unsafe fn slot(desc: pg_sys::TupleDesc, row: &[Option<pg_sys::Datum>]) -> *mut pg_sys::TupleTableSlot {
-    let slot = pg_sys::MakeSingleTupleTableSlot(desc, &pg_sys::TTSOpsVirtual);
+    let slot = server::MakeSingleTupleTableSlot(desc, &pg_sys::TTSOpsVirtual);
     for (i, value) in row.iter().enumerate() {
         *(*slot).tts_values.add(i) = value.unwrap_or(pg_sys::Datum::from(0));
         *(*slot).tts_isnull.add(i) = value.is_none();
     }
-    pg_sys::ExecStoreVirtualTuple(slot)
+    server::ExecStoreVirtualTuple(slot)
 }

@@ -148,6 +148,44 @@ $node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_act
 ok($node->poll_query_until('postgres', "SELECT ($workers) = 0"), 'it can be terminated');
 while_busy(sub { $ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1') });
 is(payloads($listener, 1), event($seq + 2, 'ann'), 'which loses nothing');
+
+# The worker that waits for another transaction's commit.
+sub waiting_worker
+{
+	my $waiting = q{FROM pg_stat_activity WHERE backend_type = 'rowclaim announcer' AND wait_event_type = 'Lock'};
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 $waiting") or die 'no worker waits';
+	return $node->safe_psql('postgres', "SELECT pid $waiting");
+}
+
+sub fail_worker
+{
+	my $worker = waiting_worker();
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($worker)");
+	$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $worker") or die 'the worker does not fail';
+	return;
+}
+
+# A worker that fails: what it had to announce is left to another one, which nobody waits for.
+$node->safe_psql('postgres', q{ALTER DATABASE postgres SET lock_timeout = '1ms'});
+my $offset = -s $node->logfile;
+while_busy(sub {
+	$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
+	for (1, 2)
+	{
+		fail_worker();
+		$bob->query_safe('UPDATE x SET n = n + 1 WHERE id = 3');
+	}
+});
+is(payloads($listener, 3), join("\n", event($seq + 3, 'ann'), event($seq + 4, 'bob'), event($seq + 5, 'bob')),
+	'nothing is lost with workers that fail, and everything comes once, in order');
+is(join("\n", slurp_file($node->logfile, $offset) =~ /ERROR:  (.*)/g), join("\n", ('canceling statement due to user request') x 2),
+	'each failure is in the log once, and there is no other');
+while_busy(sub {
+	$ann->query_safe('UPDATE x SET n = n + 1 WHERE id = 1');
+	$node->safe_psql('postgres', 'SELECT pg_terminate_backend(' . waiting_worker() . ')');
+});
+is(payloads($listener, 1), event($seq + 6, 'ann'), 'nor with one that is terminated');
+$node->safe_psql('postgres', 'ALTER DATABASE postgres RESET lock_timeout');
 $_->{session}->quit for $listener, $late;
 $_->quit for $ann, $bob;
 
@@ -164,7 +202,7 @@ while_busy(sub {
 receive($ann);
 hear($listener) until @{ $listener->{heard} };
 is($listener->{heard}[0][1], $committer, 'without a worker the commit itself announces, and waits');
-is(payloads($listener, 1), event($seq + 3, 'ann'), 'the same');
+is(payloads($listener, 1), event($seq + 7, 'ann'), 'the same');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM verify_journal()'), 0, 'the journal is sound');
 $_->quit for $listener->{session}, $ann;
 $node->stop;

@@ -44,7 +44,7 @@ fn describe(name: &[u8], function: &[u8]) -> pg_sys::BackgroundWorker {
 }
 
 /// Starts a worker with this function and argument; false when none is to be had (`max_worker_processes`).
-pub fn start(name: &str, function: &str, argument: u32) -> bool {
+pub fn start(name: &str, function: &str, argument: u64) -> bool {
     let mut worker = describe(name.as_bytes(), function.as_bytes());
     worker.bgw_main_arg = pg_sys::Datum::from(argument);
     // SAFETY: the server copies the description.

@@ -68,6 +68,7 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::trigger::in_apply_worker() {
         pg::worker::flush_at_exit();
     }
+    pg::invalidation::watch_roles();
     table::register(|| {
         draft::forget_closed();
         journal::forget();
@@ -85,7 +86,7 @@ pub extern "C-unwind" fn _PG_init() {
         },
         after_transaction: |aborted| {
             pg::announcer::settle(!aborted);
-            actor::forget();
+            actor::after_transaction();
             replay::after_transaction(aborted);
             journal::after_transaction(aborted);
             draft::after_transaction();

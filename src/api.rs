@@ -99,7 +99,7 @@ fn grant(call: SqlCall, wish: impl FnOnce() -> Result<Wish>) -> Result<pg_sys::D
     let key = key(call, 1, &claimer.table())?;
     let wish = wish()?;
     let outcome = claimer.claim(&key, &wish)?;
-    Ok(call.row(&mut fields(&outcome)))
+    Ok(call.row(fields(&outcome)))
 }
 
 sql_function! {

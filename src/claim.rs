@@ -223,7 +223,7 @@ impl Claimer {
         Outcome {
             status: "free",
             row_version: Some(version),
-            message: format!("{} can be claimed", self.name(key)),
+            message: self.say(key, " can be claimed"),
             ..Outcome::default()
         }
     }
@@ -250,7 +250,12 @@ impl Claimer {
     }
 
     fn name(&self, key: &str) -> String {
-        ["row ", &self.rows.table.name(), " ", &spaced(key)].concat()
+        self.say(key, "")
+    }
+
+    /// The row's name and what there is to say of it.
+    fn say(&self, key: &str, what: &str) -> String {
+        ["row ", &self.rows.table.name(), " ", &spaced(key), what].concat()
     }
 
     /// Who else holds the row.
@@ -401,7 +406,7 @@ impl Claimer {
             claimed_at: Some(claim.claimed_at),
             expires_at: claim.expires_at,
             row_version: Some(version),
-            message: self.name(key) + " is yours",
+            message: self.say(key, " is yours"),
         }
     }
 

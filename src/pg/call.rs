@@ -90,13 +90,13 @@ impl SqlCall {
     }
 
     /// A composite result of the declared type.
-    pub fn row(&self, values: &mut [Option<pg_sys::Datum>]) -> pg_sys::Datum {
+    pub fn row<const N: usize>(&self, values: [Option<pg_sys::Datum>; N]) -> pg_sys::Datum {
         // SAFETY: one value per attribute of the declared result type.
         unsafe {
             // The type cache's own descriptor: its type is declared by name.
             let desc = pg_sys::lookup_rowtype_tupdesc(pg_sys::get_func_rettype((*(*self.fcinfo).flinfo).fn_oid), -1);
-            let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
-            let mut datums: Vec<_> = values.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
+            let mut nulls = values.map(|value| value.is_none());
+            let mut datums = values.map(|value| value.unwrap_or(pg_sys::Datum::from(0)));
             let tuple = pg_sys::heap_form_tuple(desc, datums.as_mut_ptr(), nulls.as_mut_ptr());
             pg_sys::DecrTupleDescRefCount(desc);
             pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)

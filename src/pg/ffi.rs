@@ -15,6 +15,9 @@ mod raw {
         pub fn pg_trigger_depth(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
         pub fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
         pub fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
+        pub fn SearchSysCache1(cache: core::ffi::c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
+        pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
+        pub fn heap_attisnull(tuple: pg_sys::HeapTuple, attnum: core::ffi::c_int, desc: pg_sys::TupleDesc) -> bool;
         pub fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
         pub fn ExecSetupPartitionTupleRouting(
             estate: *mut pg_sys::EState,
@@ -91,6 +94,25 @@ pub unsafe fn call_plainly(body: impl FnOnce(), cleanup: impl FnOnce()) {
 pub fn trigger_depth() -> i32 {
     // SAFETY: returns a variable, whatever its argument; never raises an error.
     unsafe { raw::pg_trigger_depth(std::ptr::null_mut()).value() as i32 }
+}
+
+/// Has an index neither an expression nor a predicate? False, too, if there is no such index.
+pub fn is_plain_index(index: pg_sys::Oid) -> bool {
+    const CODE: [u32; 2] = [pg_sys::Anum_pg_index_indexprs, pg_sys::Anum_pg_index_indpred];
+    // SAFETY: a look-up by OID; what is found is let go of. Nothing in the boundary is to be dropped.
+    unsafe {
+        pg_guard_ffi_boundary(|| {
+            let cache = pg_sys::SysCacheIdentifier::INDEXRELID as core::ffi::c_int;
+            let tuple = raw::SearchSysCache1(cache, pg_sys::Datum::from(index));
+            if tuple.is_null() {
+                return false;
+            }
+            let none = |attnum: &u32| raw::heap_attisnull(tuple, *attnum as core::ffi::c_int, std::ptr::null_mut());
+            let plain = CODE.iter().all(none);
+            raw::ReleaseSysCache(tuple);
+            plain
+        })
+    }
 }
 
 /// Draws the next value of a sequence without a privilege check.

@@ -8,6 +8,7 @@ mod write;
 
 pub use fire::begin_checks;
 
+use super::ffi::is_plain_index;
 use super::owner::{AsOwner, AsTableOwner};
 use super::shape::Shape;
 use super::trigger::Values;
@@ -69,6 +70,19 @@ struct Executor {
     plain: bool,
 }
 
+/// Has no index of a table an expression or a predicate? If so, that is true until other locks are taken.
+///
+/// # Safety
+/// The relation is open.
+unsafe fn has_plain_indexes(relation: pg_sys::Relation) -> bool {
+    let list = pg_sys::RelationGetIndexList(relation);
+    let count = if list.is_null() { 0 } else { (*list).length as usize };
+    let plain = (0..count).all(|i| is_plain_index((*(*list).elements.add(i)).oid_value));
+    pg_sys::list_free(list);
+    // Else the list has been read again, or is to be.
+    plain && (*relation).rd_indexvalid
+}
+
 /// Waits for a transaction in progress to end; deadlocks and timeouts are the server's business.
 pub fn wait_for(xid: pg_sys::TransactionId) {
     // SAFETY: no relation or tuple is named; only the wait itself.
@@ -98,8 +112,9 @@ impl Leaf {
         // SAFETY: the relation is open; what is made here is closed with the leaf.
         *self.executor.get_or_init(|| unsafe {
             // Index predicates are simplified when they are read, which may run the table owner's code.
-            let _path = AsOwner::enter();
-            let _owner = AsTableOwner::restricted(self.shape.owner);
+            let guarded = !has_plain_indexes(self.relation);
+            let _path = guarded.then(AsOwner::enter);
+            let _owner = guarded.then(|| AsTableOwner::restricted(self.shape.owner));
             let outer = std::mem::replace(
                 &mut *std::ptr::addr_of_mut!(pg_sys::CurrentMemoryContext),
                 pg_sys::TopTransactionContext,

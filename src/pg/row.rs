@@ -3,6 +3,7 @@
 //! foreign key checks where a row's data is put back.
 
 use super::leaf::{begin_checks, Fire, InProgress, Leaf};
+use super::memory::room;
 use super::owner::{AsOwner, AsTableOwner};
 use super::spi::{self, Arg};
 use super::trigger::Values;
@@ -10,8 +11,6 @@ use super::xact::Moment;
 use crate::error::Result;
 use crate::table::Table;
 use pgrx::pg_sys;
-use std::collections::btree_map::Entry as Slot;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub use super::leaf::{wait_for, Look, Written};
@@ -32,9 +31,10 @@ pub struct Place {
 /// An enabled table with whatever partitions are needed on the way.
 pub struct Rows {
     pub table: Rc<Table>,
-    leaves: BTreeMap<u32, Part>,
-    /// The leaf of the row found last.
-    current: u32,
+    /// By OID. Most tables have but one.
+    parts: Vec<Part>,
+    /// Which is that of the row found last.
+    current: usize,
     in_query: bool,
 }
 
@@ -44,25 +44,27 @@ impl Rows {
         // SAFETY: only takes the lock.
         unsafe { pg_sys::LockRelationOid(root, pg_sys::RowExclusiveLock as i32) };
         let table = Table::enabled(root)?;
-        Ok(Rows { current: root.to_u32(), table, leaves: BTreeMap::new(), in_query: false })
+        Ok(Rows { current: 0, table, parts: Vec::new(), in_query: false })
     }
 
     fn leaf(&mut self, relid: pg_sys::Oid) -> Result<&mut Leaf> {
-        self.current = relid.to_u32();
-        Ok(match self.leaves.entry(self.current) {
-            Slot::Occupied(open) => &mut open.into_mut().leaf,
-            Slot::Vacant(free) => {
+        self.current = match self.parts.binary_search_by_key(&relid.to_u32(), |part| part.table.relid.to_u32()) {
+            Ok(at) => at,
+            Err(at) => {
                 let table = if relid == self.table.relid { self.table.clone() } else { Table::enabled(relid)? };
+                room(&mut self.parts, 1);
                 // SAFETY: closed in Drop.
                 let leaf = unsafe { Leaf::open(relid, table.shape(), Some(table.key_index), Fire::Checks) };
-                &mut free.insert(Part { table, leaf }).leaf
+                self.parts.insert(at, Part { table, leaf });
+                at
             }
-        })
+        };
+        Ok(self.at())
     }
 
     /// The part that [`Rows::find`] found its row in.
     fn part(&mut self) -> &mut Part {
-        self.leaves.entry(self.current).or_insert_with(|| pgrx::error!("leaf table not open"))
+        self.parts.get_mut(self.current).unwrap_or_else(|| pgrx::error!("leaf table not open"))
     }
 
     fn at(&mut self) -> &mut Leaf {
@@ -112,7 +114,7 @@ impl Rows {
 
     /// Closes what is open, before a subtransaction starts or ends; the locks stay.
     pub fn let_go(&mut self) {
-        while let Some((_, part)) = self.leaves.pop_first() {
+        while let Some(part) = self.parts.pop() {
             // SAFETY: not used again.
             unsafe { part.leaf.close() };
         }
@@ -130,7 +132,7 @@ impl Rows {
 
     /// The place of the row found last.
     pub fn place(&mut self) -> Place {
-        Place { leaf: pg_sys::Oid::from(self.current), tid: self.at().place() }
+        Place { leaf: self.part().table.relid, tid: self.at().place() }
     }
 
     /// Looks at a place where a row was found in this statement; false if the row has changed by that

@@ -2,7 +2,7 @@
 
 use crate::pg::store::{is_text, named, Index, Key, Layout, Only, Store};
 use crate::pg::value::{bytes_datum, text_datum};
-use crate::pg::xact::Moment;
+use crate::pg::xact::{self, Moment};
 use pgrx::pg_sys;
 use std::ffi::CString;
 
@@ -95,17 +95,18 @@ impl Record<'_> {
     }
 }
 
-/// Visits the numbers that have an entry, `from` to `before`, in order.
-pub fn each_number(journal: &str, from: i64, before: i64, mut visit: impl FnMut(i64)) {
+/// Visits the numbers that have an entry, `from` to `before`, in order, until `visit` says false; `true`: this transaction
+/// has written it.
+pub fn each_number(journal: &str, from: i64, before: i64, mut visit: impl FnMut(i64, bool) -> bool) {
     if from >= before {
         return;
     }
     let keys = [Key::Text(journal), Key::AtLeast(from), Key::Below(before)];
-    Store::open(&JOURNAL).each(0, &keys, &Moment::with_own_writes(), |row| {
-        if let (Some(seq), Some(1)) = (row.get(1), row.get(2).map(|part| part.value())) {
-            visit(seq.value() as i64);
+    Store::open(&JOURNAL).each_by(0, &keys, &Moment::with_own_writes(), |row, writer| {
+        match (row.get(1), row.get(2).map(|part| part.value())) {
+            (Some(seq), Some(1)) => visit(seq.value() as i64, xact::is_own(writer.into())),
+            _ => true,
         }
-        true
     });
 }
 

@@ -91,4 +91,51 @@ $node->safe_psql('postgres', 'SELECT count(*) FROM pull_changes($$r$$)') for 1 .
 is($node->safe_psql('postgres', 'SELECT seq FROM pull_changes($$r$$)'), 3 * $locks + 1, 'and readers come to see it');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM verify_journal('main')}), 0, 'the journal is sound');
 $node->stop;
+
+# Sessions share how far the journal is complete, but not what may still be undone.
+$node = new_node('shared');
+my $make = q{
+	CREATE TABLE part (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
+	INSERT INTO part SELECT i FROM generate_series(1, 3) i;
+	SELECT enable_claims('part', claiming => 'auto')};
+$node->safe_psql('postgres', $make);
+my ($one, $two) = map { session($node, "actor $_") } 1, 2;
+sub change { my ($id) = @_; return "UPDATE part SET n = n + 1 WHERE id = $id; SELECT commit_changes()" }
+sub journal
+{
+	return $node->safe_psql('postgres', q{SELECT string_agg(seq || ' ' || kind, ', ' ORDER BY seq) FROM rowclaim.journal});
+}
+
+is($one->query_safe(change(1)) . $two->query_safe(change(2)), '12', 'two sessions commit');
+is($one->query_safe('BEGIN; ' . change(1) . '; ' . change(1)), "3\n4", 'one commits twice in a transaction');
+is($two->query_safe(change(2)), 5, 'another after it');
+$one->query_safe('ROLLBACK');
+is($two->query_safe(change(2)), 6, 'and again once that was rolled back');
+is(journal(), '1 changeset, 2 changeset, 3 void, 4 void, 5 changeset, 6 changeset', 'which has accounted for both numbers');
+is($one->query_safe('BEGIN; ' . change(1) . '; SAVEPOINT s; ' . change(1) . '; ROLLBACK TO s; COMMIT; ' . change(1)), "7\n8\n9",
+	'one commits, undoes another commit, and commits again');
+is($two->query_safe(change(2)), 10, 'another after it');
+is(journal() =~ s/.*(?=7)//r, '7 changeset, 8 void, 9 changeset, 10 changeset', 'and the one undone is accounted for');
+is($two->query_safe('BEGIN; ' . change(2)), 11, 'a number in flight');
+is($one->query_safe('BEGIN; ' . change(1)), 12, 'does not delay another one');
+$two->query_safe('COMMIT');
+is($one->query_safe(change(1)), 13, 'which goes on when the first is there');
+$one->query_safe('ROLLBACK');
+is($two->query_safe(change(2)), 14, 'but is undone');
+is(journal() =~ s/.*(?=11)//r, '11 changeset, 12 void, 13 void, 14 changeset', 'and accounted for');
+
+# What is removed by hand, as before another dump is restored, is only missed by a session that has seen nothing yet.
+$node->safe_psql('postgres', 'DELETE FROM rowclaim.journal WHERE seq = 5');
+is($node->safe_psql('postgres', 'SET rowclaim.actor = $$actor 3$$; ' . change(3)), 15, 'a new session commits');
+is($two->query_safe(change(2)), 16, 'and one that was there');
+is($node->safe_psql('postgres', 'SELECT kind FROM rowclaim.journal WHERE seq = 5'), 'void', 'and the entry was missed');
+
+# A new installation has new journals.
+$node->safe_psql('postgres', "DROP EXTENSION rowclaim CASCADE; DROP TABLE part; CREATE EXTENSION rowclaim; $make");
+is($one->query_safe('BEGIN; ' . change(1)), 1, 'the numbers of a new installation');
+$one->query_safe('ROLLBACK');
+is($two->query_safe(change(2)), 2, 'begin again');
+is(journal(), '1 void, 2 changeset', 'and are accounted for');
+$_->quit for $one, $two;
+$node->stop;
 done_testing();

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::pg::ffi::nextval;
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::memory::Scratch;
+use crate::pg::progress;
 use crate::pg::session::Kept;
 use crate::pg::sleeper;
 use crate::pg::spi::{self, Arg, Sees};
@@ -62,6 +63,8 @@ thread_local! {
 #[derive(Clone, Copy)]
 struct Seen {
     prefix: i64,
+    /// As far as others have written it, or this backend in transactions that were committed.
+    committed: i64,
     sealed: i64,
 }
 
@@ -80,7 +83,7 @@ pub fn forget() {
 }
 
 /// What a number in flight, of a transaction that may still fail, means to who accounts for failed ones.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum InFlight {
     /// Those behind it are looked at.
     Pass,
@@ -108,6 +111,8 @@ pub fn after_transaction(aborted: bool) {
     if aborted {
         forget();
         give_up(|_| true);
+    } else if DRAWN.with(|drawn| !drawn.borrow().is_empty()) {
+        SEEN.with(|seen| seen.borrow_mut().values_mut().for_each(|seen| seen.committed = seen.prefix));
     }
     DRAWN.with(|drawn| drawn.borrow_mut().clear());
 }
@@ -331,25 +336,55 @@ impl Journal {
         self.account(before, InFlight::Pass)
     }
 
+    /// The numbers below `before` that have no entry here; with `InFlight::Stop` only those below one in flight.
+    fn missing(&self, before: i64, in_flight: InFlight) -> (Seen, Vec<i64>) {
+        let known = SEEN.with(|seen| seen.borrow().get(&self.id).copied());
+        let mut seen = known.unwrap_or_else(|| {
+            let sealed = self.sealed();
+            Seen { prefix: sealed, committed: sealed, sealed }
+        });
+        // What others have seen is not read again, but for once in each session: it may have been removed by hand.
+        let shared = progress::share(self.sequence, known.map_or(0, |seen| seen.committed));
+        if known.is_some() && shared > seen.prefix && shared < before {
+            (seen.prefix, seen.committed) = (shared, shared);
+        }
+        let stops = |seq| in_flight == InFlight::Stop && !Lock::Number { journal: self.id, seq }.is_free();
+        let mut expected = seen.prefix + 1;
+        let mut missing = Vec::new();
+        let mut stop = expected < before && stops(expected);
+        if !stop {
+            records::each_number(&self.name, expected, before, |seq, own| {
+                stop = seq > expected && stops(expected);
+                if stop {
+                    return false;
+                }
+                missing.extend(expected..seq);
+                if seen.prefix == seq - 1 {
+                    if seen.committed == seen.prefix && !own {
+                        seen.committed = seq;
+                    }
+                    seen.prefix = seq;
+                }
+                expected = seq + 1;
+                true
+            });
+        }
+        if !stop {
+            missing.extend(expected..before);
+        }
+        match known {
+            None if seen.committed < shared => progress::correct(self.sequence, seen.committed),
+            _ if seen.committed > shared => drop(progress::share(self.sequence, seen.committed)),
+            _ => {}
+        }
+        (seen, missing)
+    }
+
     fn account(&self, before: i64, in_flight: InFlight) -> Result<i64> {
         if self.replayed {
             return Ok(0);
         }
-        let seen = SEEN.with(|seen| seen.borrow().get(&self.id).copied()).unwrap_or_else(|| {
-            let sealed = self.sealed();
-            Seen { prefix: sealed, sealed }
-        });
-        let mut expected = seen.prefix + 1;
-        let mut missing = Vec::new();
-        let mut prefix = expected - 1;
-        records::each_number(&self.name, expected, before, |seq| {
-            missing.extend(expected..seq);
-            if prefix == seq - 1 {
-                prefix = seq;
-            }
-            expected = seq + 1;
-        });
-        missing.extend(expected..before);
+        let (seen, missing) = self.missing(before, in_flight);
         let (mut written, mut pruned) = (0, None);
         for seq in missing {
             if written == VOIDS_MAX || pruned.is_some_and(|pruned| seq <= pruned) {
@@ -368,7 +403,7 @@ impl Journal {
             self.write(seq, &head, &mut Spool::default(), None);
             written += 1;
         }
-        prefix = prefix.max(pruned.unwrap_or(0));
+        let mut prefix = seen.prefix.max(pruned.unwrap_or(0));
         // What this transaction appends just after the prefix is part of it: a rollback forgets all this.
         if prefix == before - 1
             && DRAWN.with(|drawn| drawn.borrow().iter().any(|n| (n.journal, n.seq) == (self.id, before)))

@@ -14,6 +14,7 @@ pub mod leaf;
 pub mod lock;
 pub mod memory;
 pub mod owner;
+pub mod progress;
 pub mod reserve;
 pub mod route;
 pub mod row;

@@ -157,6 +157,11 @@ impl Store {
     /// Visits the attributes of all rows with these keys, in the order of the index, until `visit`
     /// says false.
     pub fn each(&self, index: usize, keys: &[Key], moment: &Moment, mut visit: impl FnMut(Values) -> bool) {
+        self.each_by(index, keys, moment, |row, _| visit(row));
+    }
+
+    /// As [`Store::each`], with the id of the transaction that wrote the row.
+    pub fn each_by(&self, index: usize, keys: &[Key], moment: &Moment, mut visit: impl FnMut(Values, u32) -> bool) {
         // SAFETY: the relation is open.
         let desc = unsafe { (*self.relation).rd_att };
         // SAFETY: as above.
@@ -164,8 +169,11 @@ impl Store {
         let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0); natts], vec![false; natts]);
         self.scan(index, keys, moment, |tuple| {
             // SAFETY: the arrays have one entry per attribute; the tuple is valid while it is visited.
-            unsafe { pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr()) };
-            visit(Values::of_arrays(&values, &nulls))
+            let writer = unsafe {
+                pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+                (*(*tuple).t_data).t_choice.t_heap.t_xmin
+            };
+            visit(Values::of_arrays(&values, &nulls), u32::from(writer))
         });
     }
 

@@ -1,12 +1,11 @@
 //! Who is acting: the login role, or the user named by `rowclaim.actor`.
 
-use crate::pg::ffi::session_user;
+use crate::pg::ffi::{role_name, session_user};
 use crate::pg::invalidation::take_roles_changed;
 use crate::pg::session::Kept;
 use crate::settings;
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::rc::Rc;
 
 struct Known {
@@ -46,9 +45,4 @@ pub fn forget() {
 /// The transaction ended.
 pub fn after_transaction() {
     ASKED.set(false);
-}
-
-pub fn role_name(role: pg_sys::Oid) -> String {
-    // SAFETY: a syscache look-up; the result is a palloc'd copy.
-    unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)).to_string_lossy().into_owned() }
 }

@@ -14,6 +14,7 @@ use crate::key::{key_datums, Key};
 use crate::lease::Ttl;
 use crate::pg::call::SqlCall;
 use crate::pg::ddl;
+use crate::pg::ffi::role_name;
 use crate::pg::memory::{check_in_loop, collect, room};
 use crate::pg::owner::{user, AsOwner};
 use crate::pg::row::{Look, Rows};
@@ -392,7 +393,7 @@ sql_function! {
 
 /// The name of the role a call runs as.
 pub fn caller_name() -> String {
-    actor::role_name(user())
+    role_name(user())
 }
 
 fn pull(call: SqlCall) -> Result<pg_sys::Datum> {

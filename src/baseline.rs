@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::journal::{Journal, PART_BYTES, PART_CHANGES};
 use crate::ownership::version_of;
+use crate::pg::lock::lock_relation;
 use crate::pg::memory::{check_in_loop, ensure, ensure_parsed, push, room, Scratch};
 use crate::pg::owner::AsOwner;
 use crate::pg::scan::scan_all;
@@ -82,8 +83,8 @@ struct Baseline {
 pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
     check_owner(target)?;
     let _owner = AsOwner::enter();
-    // SAFETY: only takes the lock: the table keeps its name and columns.
-    unsafe { pg_sys::LockRelationOid(target, pg_sys::AccessShareLock as i32) };
+    // The table keeps its name and columns.
+    lock_relation(target, pg_sys::AccessShareLock);
     let table = Table::enabled(target)?;
     let name = table.name();
     if table.root != target {
@@ -110,8 +111,8 @@ pub fn baseline_table(target: pg_sys::Oid) -> Result<i64> {
         |row| push(&mut leaves, (row.oid(1).unwrap_or(pg_sys::InvalidOid), row.get::<f64>(2).unwrap_or(0.0))),
     );
     for (leaf, _) in &leaves {
-        // SAFETY: as above; TRUNCATE would empty them under the snapshot.
-        unsafe { pg_sys::LockRelationOid(*leaf, pg_sys::AccessShareLock as i32) };
+        // TRUNCATE would empty them under the snapshot.
+        lock_relation(*leaf, pg_sys::AccessShareLock);
     }
     xact::bump_command();
     let moment = Moment::now();

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::key::key_datums;
+use crate::pg::lock::lock_relation;
 use crate::pg::owner::{user, AsOwner, AsTableOwner};
 use crate::pg::row::{Look, Rows};
 use crate::pg::spi::{self, Arg, Sees};
@@ -115,8 +116,8 @@ const STAMP_MAX: i64 = 1 << 53;
 /// `enable_claims()`.
 pub fn enable(relid: pg_sys::Oid, wanted: &Wanted) -> Result<()> {
     check_owner(relid)?;
-    // SAFETY: only takes the lock; the strongest at once, so that nothing is upgraded later.
-    unsafe { pg_sys::LockRelationOid(relid, pg_sys::AccessExclusiveLock as i32) };
+    // The strongest lock at once, so that nothing is upgraded later.
+    lock_relation(relid, pg_sys::AccessExclusiveLock);
     let _owner = AsOwner::enter();
     let table = qualified_name(relid);
     check_settings(wanted)?;
@@ -386,8 +387,7 @@ fn repair(relid: pg_sys::Oid, table: &str, wanted: &Wanted) -> Result<()> {
 /// `disable_claims()`.
 pub fn disable(relid: pg_sys::Oid, drop_columns: bool, force: bool) -> Result<()> {
     check_owner(relid)?;
-    // SAFETY: only takes the lock.
-    unsafe { pg_sys::LockRelationOid(relid, pg_sys::AccessExclusiveLock as i32) };
+    lock_relation(relid, pg_sys::AccessExclusiveLock);
     let _owner = AsOwner::enter();
     let table = Table::enabled(relid)?;
     if table.root != relid {

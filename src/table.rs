@@ -290,7 +290,7 @@ struct Settings {
 
 fn settings(relid: pg_sys::Oid) -> Option<Settings> {
     let mut family = vec![relid];
-    family.extend(partition_ancestors_of(relid));
+    family.extend(partition_ancestors(relid));
     for root in family {
         let found = spi::first(
             "SELECT t.claiming, t.committing, t.journal, t.untracked::text[], t.owner_column::text,
@@ -319,15 +319,6 @@ fn settings(relid: pg_sys::Oid) -> Option<Settings> {
         }
     }
     None
-}
-
-fn partition_ancestors_of(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    // SAFETY: a syscache look-up.
-    if unsafe { pg_sys::get_rel_relispartition(relid) } {
-        partition_ancestors(relid)
-    } else {
-        Vec::new()
-    }
 }
 
 fn build(relid: pg_sys::Oid) -> Result<Option<Table>> {

@@ -164,10 +164,13 @@ pub unsafe fn end_routing(mtstate: *mut pg_sys::ModifyTableState, proute: *mut p
     pg_guard_ffi_boundary(|| raw::ExecCleanupTupleRouting(mtstate, proute));
 }
 
-/// The partitioned tables above a partition, nearest first.
+/// The partitioned tables above a relation, nearest first; none if it is no partition.
 pub fn partition_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: the list of OIDs lives in the current memory context and is copied before it is freed.
     unsafe {
+        if !pg_sys::get_rel_relispartition(relid) {
+            return Vec::new();
+        }
         let list = pg_guard_ffi_boundary(|| raw::get_partition_ancestors(relid));
         if list.is_null() {
             return Vec::new();
@@ -241,6 +244,12 @@ pub unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::F
     return (*desc).attrs.as_ptr().add(index as usize);
     #[cfg(feature = "pg18")]
     return pg_sys::TupleDescAttr(desc, index);
+}
+
+/// The name of a role; an error if there is none.
+pub fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up; the result is a palloc'd copy.
+    unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)).to_string_lossy().into_owned() }
 }
 
 /// The name of a relation; empty if there is none.

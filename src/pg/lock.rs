@@ -27,6 +27,12 @@ pub enum Mode {
     AccessExclusive,
 }
 
+/// Locks a relation to the end of the transaction; waits for that.
+pub fn lock_relation(relid: pg_sys::Oid, mode: u32) {
+    // SAFETY: takes the lock, whatever the OID belongs to, or raises an error.
+    unsafe { pg_sys::LockRelationOid(relid, mode as pg_sys::LOCKMODE) };
+}
+
 impl Lock {
     fn tag(self) -> pg_sys::LOCKTAG {
         let (class, journal, seq) = match self {

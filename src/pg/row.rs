@@ -3,6 +3,7 @@
 //! foreign key checks where a row's data is put back.
 
 use super::leaf::{begin_checks, Fire, InProgress, Leaf};
+use super::lock::lock_relation;
 use super::memory::room;
 use super::owner::{AsOwner, AsTableOwner};
 use super::spi::{self, Arg};
@@ -41,8 +42,7 @@ pub struct Rows {
 impl Rows {
     /// Opens an enabled table. The lock (ROW EXCLUSIVE) is kept to the end of the transaction.
     pub fn open(root: pg_sys::Oid) -> Result<Rows> {
-        // SAFETY: only takes the lock.
-        unsafe { pg_sys::LockRelationOid(root, pg_sys::RowExclusiveLock as i32) };
+        lock_relation(root, pg_sys::RowExclusiveLock);
         let table = Table::enabled(root)?;
         Ok(Rows { current: 0, table, parts: Vec::new(), in_query: false })
     }

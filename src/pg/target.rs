@@ -8,6 +8,7 @@ pub use find::Hits;
 
 use super::layout::Layout;
 use super::leaf::{Fire, Leaf};
+use super::lock::lock_relation;
 use super::route::Router;
 use super::scan::scan_places;
 use super::shape::Shape;
@@ -77,7 +78,7 @@ impl Target {
                 if relid == pg_sys::InvalidOid {
                     return Ok(Opened::Nothing);
                 }
-                pg_sys::LockRelationOid(relid, pg_sys::RowExclusiveLock as i32);
+                lock_relation(relid, pg_sys::RowExclusiveLock);
                 let again = look_up();
                 if again == relid {
                     break;

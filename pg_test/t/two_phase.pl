@@ -66,5 +66,12 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM rowclaim.drafts}), 0, 'no
 is($node->safe_psql('postgres', q{SELECT max(seq) - rowclaim.stable_seq('main'), max(seq) - count(*) FROM rowclaim.journal}), '0|0', 'every number is accounted for');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM verify_journal('main')}), 0, 'the journal is sound');
 
+# The session that prepared it has not committed it either.
+is(as('alice', q{BEGIN; UPDATE tally SET n = n + 1 WHERE id = 3; PREPARE TRANSACTION 'no'; ROLLBACK PREPARED 'no';
+	UPDATE tally SET n = n + 1 WHERE id = 3; UPDATE tally SET n = n + 1 WHERE id = 3;
+	SELECT string_agg(kind, ' ' ORDER BY seq) FROM (SELECT seq, kind FROM rowclaim.journal ORDER BY seq DESC LIMIT 3) s}),
+	'void changeset changeset', 'its own session accounts for the number');
+is($node->safe_psql('postgres', q{SELECT max(seq) - rowclaim.stable_seq('main') FROM rowclaim.journal}), 0, 'no number is left');
+
 $node->stop;
 done_testing();

@@ -73,5 +73,24 @@ is(as('alice', q{BEGIN; UPDATE tally SET n = n + 1 WHERE id = 3; PREPARE TRANSAC
 	'void changeset changeset', 'its own session accounts for the number');
 is($node->safe_psql('postgres', q{SELECT max(seq) - rowclaim.stable_seq('main') FROM rowclaim.journal}), 0, 'no number is left');
 
+# Nor do others learn from it that it has.
+my ($one, $two) = map { $node->background_psql('postgres', on_error_stop => 1) } 1, 2;
+my $add = 'UPDATE tally SET n = n + 1 WHERE id =';
+$_->query_safe('SET client_min_messages = error') for $one, $two;
+$one->query_safe("$add 1");
+$two->query_safe("$add 2");
+$one->query_safe("BEGIN; $add 1; PREPARE TRANSACTION 'no'");
+$one->query_safe("ROLLBACK PREPARED 'no'");
+$two->query_safe("$add 2");
+is($node->safe_psql('postgres', q{SELECT string_agg(kind, ' ' ORDER BY seq) FROM (SELECT seq, kind FROM rowclaim.journal ORDER BY seq DESC LIMIT 3) s}),
+	'changeset void changeset', 'the next commit accounts for the number');
+$one->query_safe("BEGIN; $add 1; PREPARE TRANSACTION 'no'");
+$one->query_safe("$add 3");
+$two->query_safe("$add 2");
+$one->query_safe("ROLLBACK PREPARED 'no'");
+$two->query_safe("$add 2");
+is($node->safe_psql('postgres', q{SELECT max(seq) - rowclaim.stable_seq('main') FROM rowclaim.journal}), 0, 'also behind others');
+$_->quit for $one, $two;
+
 $node->stop;
 done_testing();

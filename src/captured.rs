@@ -2,10 +2,13 @@
 
 use crate::pg::memory::room;
 use crate::pg::spool::Spool;
+use crate::plain::push_integer;
 use crate::table;
 use pgrx::pg_sys;
-use std::fmt::Write;
 use std::rc::Rc;
+
+/// In place of a group, of events that have none.
+const REKEY: i64 = -1;
 
 /// One captured fact of a `transaction` table, in order of happening.
 pub enum Event<'a> {
@@ -44,45 +47,50 @@ impl Event<'_> {
         }
     }
 
-    /// As a text: keys, images and changes are JSON as the codec writes it, without a line feed.
+    /// As a text: numbers, the last two of which are lengths, and texts.
     fn text(&self) -> String {
-        let fields = |root: pg_sys::Oid, first: &str, second: &str, more: usize| {
-            let mut text = String::new();
-            room(&mut text, first.len() + second.len() + more + 16);
-            let _ = write!(text, "{}", root.to_u32());
-            for field in [first, second] {
-                text.push('\n');
-                text.push_str(field);
+        let (group, version, first, second, third) = match *self {
+            Event::Base { group, version, key, base, change, .. } => {
+                (i64::from(group), version, key, base.unwrap_or_default(), change.unwrap_or_default())
             }
-            text
+            Event::Rekey { old, new, .. } => (REKEY, None, old, new, ""),
         };
-        match *self {
-            Event::Base { root, group, version, key, base, change } => {
-                let change = change.unwrap_or_default();
-                let mut text = fields(root, key, base.unwrap_or_default(), change.len() + 32);
-                let _ = write!(text, "\n{group}\n");
-                let _ = version.map(|version| write!(text, "{version}"));
-                text.push('\n');
-                text.push_str(change);
-                text
+        let mut text = String::new();
+        room(&mut text, first.len() + second.len() + third.len() + 80);
+        let root = i64::from(self.root().to_u32());
+        for number in [Some(root), Some(group), version, Some(first.len() as i64), Some(second.len() as i64)] {
+            if let Some(number) = number {
+                push_integer(&mut text, number);
             }
-            Event::Rekey { root, old, new } => fields(root, old, new, 0),
+            text.push(' ');
         }
+        [first, second, third].into_iter().for_each(|part| text.push_str(part));
+        text
     }
 
     fn read(text: &str) -> Option<Event<'_>> {
-        let mut fields = text.split('\n');
-        let (root, first, second) = (fields.next()?.parse::<u32>().ok()?.into(), fields.next()?, fields.next()?);
-        Some(match (fields.next(), fields.next(), fields.next()) {
-            (Some(group), Some(version), Some(change)) => Event::Base {
+        let mut rest = text;
+        // A number, or nothing, and a space.
+        let mut number = || {
+            let (number, more) = rest.split_at(rest.bytes().position(|byte| byte == b' ')?);
+            rest = &more[1..];
+            Some(number.parse::<i64>().ok())
+        };
+        let root = u32::try_from(number()??).ok()?.into();
+        let (group, version) = (number()??, number()?);
+        let (first, second) = (usize::try_from(number()??).ok()?, usize::try_from(number()??).ok()?);
+        let (first, rest) = rest.split_at_checked(first)?;
+        let (second, third) = rest.split_at_checked(second)?;
+        Some(match group {
+            REKEY => Event::Rekey { root, old: first, new: second },
+            _ => Event::Base {
                 root,
-                group: group.parse().ok()?,
-                version: version.parse().ok(),
+                group: group.try_into().ok()?,
+                version,
                 key: first,
                 base: Some(second).filter(|base| !base.is_empty()),
-                change: Some(change).filter(|change| !change.is_empty()),
+                change: Some(third).filter(|change| !change.is_empty()),
             },
-            _ => Event::Rekey { root, old: first, new: second },
         })
     }
 }

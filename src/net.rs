@@ -16,7 +16,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Where the events of a key are.
 pub struct Net {
-    /// Of each event about a row: the hash of its key above its number, in order.
+    /// Of each event about a row: the hash of its key above its number, in order. Empty if there is but one event.
     index: Vec<u64>,
     /// The hashes of keys that rows came to have or gave up.
     moved: HashSet<u32>,
@@ -50,6 +50,9 @@ fn entry(hash: u32, number: u32) -> u64 {
 impl Net {
     pub fn of(captured: &mut Captured) -> Net {
         let mut net = Net { index: Vec::new(), moved: HashSet::new(), rows: Vec::new() };
+        if captured.len() == 1 {
+            return net;
+        }
         captured.each(|number, event| match event {
             Event::Base { root, key, .. } => push(&mut net.index, entry(hash(root, key), number)),
             Event::Rekey { root, old, new } => {
@@ -130,7 +133,7 @@ impl Net {
             let Event::Base { root, group: of, version, key, base, change } = captured.event(number, &mut text) else {
                 continue;
             };
-            let hash = hash(root, key);
+            let hash = if self.index.is_empty() { 0 } else { hash(root, key) };
             let mut touched = Touched { root, key: key.to_owned(), base: None, version, exceeds: None, change: None };
             if self.moved.contains(&hash) {
                 let Some(row) = moved.next_if(|row| row.first == number) else { continue };
@@ -139,18 +142,18 @@ impl Net {
                 touched.base = base.map(owned);
                 row.bases.iter().skip(1).try_for_each(|&later| touched.add(captured, later))?;
             } else {
-                if only_adds(base, version) {
+                if of != group || only_adds(base, version) {
                     continue;
                 }
                 let others = self.others(captured, hash, number, root, key);
                 if others.first().is_some_and(|&first| first < number) {
                     continue;
                 }
-                touched.base = base.map(owned);
-                if others.is_empty() && captured.is_settled(root) {
-                    touched.change = change.map(owned);
+                touched.change = change.filter(|_| others.is_empty() && captured.is_settled(root)).map(owned);
+                if touched.change.is_none() {
+                    touched.base = base.map(owned);
+                    others.iter().try_for_each(|&other| touched.add(captured, other))?;
                 }
-                others.iter().try_for_each(|&other| touched.add(captured, other))?;
             }
             if of == group {
                 visit(&touched)?;

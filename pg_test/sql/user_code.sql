@@ -59,6 +59,16 @@ CREATE INDEX ON split_high (id) WHERE folded();
 ALTER TABLE split ATTACH PARTITION split_high FOR VALUES FROM (100) TO (200);
 SELECT DISTINCT as_whom, what FROM ran ORDER BY what;
 RESET SESSION AUTHORIZATION;
+-- A session that has not read the predicate yet claims a row of somebody else's table, in a page without room.
+SET SESSION AUTHORIZATION regress_user_code_mallory;
+CREATE TABLE packed (id int PRIMARY KEY);
+INSERT INTO packed SELECT generate_series(1, 500);
+CREATE INDEX ON packed (id) WHERE folded();
+SELECT enable_claims('packed');
+\c -
+TRUNCATE ran;
+SELECT status FROM claim_row('packed', 1);
+SELECT DISTINCT as_whom, what FROM ran ORDER BY what;
 DROP OWNED BY regress_user_code_mallory CASCADE;
 DROP ROLE regress_user_code_mallory;
 

@@ -1,7 +1,8 @@
 //! Seals: entries that chain the hashes of everything since the seal before.
 
+use super::account::InFlight;
 use super::part::hex;
-use super::{verify, Head, InFlight, Journal, SEEN};
+use super::{verify, Head, Journal, SEEN};
 use crate::error::{Error, Result};
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::spi::{self, Arg, Sees};

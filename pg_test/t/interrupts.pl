@@ -125,7 +125,9 @@ for my $name (sort keys %calls)
 			my $how = ('cancel', 'terminate', 'timeout')[ $round % 3 ];
 			my $wait = rand $length;
 			my $ms = 1 + int($wait * 1000);
-			send_query($me, $how eq 'timeout' ? "SET statement_timeout = $ms; $transaction" : $transaction);
+			# Were BEGIN interrupted, psql would send the rest on its own.
+			$me->query_safe('BEGIN');
+			send_query($me, $how eq 'timeout' ? "SET LOCAL statement_timeout = $ms; $call; COMMIT" : "$call; COMMIT");
 			if ($how ne 'timeout')
 			{
 				usleep $wait * 1e6;
